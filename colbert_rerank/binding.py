@@ -1,0 +1,59 @@
+"""Whether a store and an index belong together.
+
+Ids like "1" exist everywhere, and a wrong pair would be scored without a sound.
+"""
+
+from __future__ import annotations
+
+from colbert_rerank.errors import StoreMismatchError
+from colbert_rerank.recipe import content_hash
+from colbert_rerank.store import Store
+from colbert_rerank.types import Candidates, Origin
+
+SAMPLE = 20
+# A copy may have moved on a little since it was made; an unrelated index shares next to no text.
+ENOUGH = 16
+
+
+def check_origin(store: Store, candidates: Candidates, *, allow_other_index: bool = False) -> None:
+    """Refuse candidates from an index that the store was not made from. A run file names no index and passes.
+
+    ``allow_other_index`` accepts a reindexed copy: of 20 documents drawn evenly from the store, at least 16 must be in
+    the index with the same text. Raises StoreMismatchError.
+    """
+    ours, theirs = store.manifest.origin, candidates.origin
+    if theirs is None or (ours is not None and same(ours, theirs)):
+        return
+    if not allow_other_index:
+        raise StoreMismatchError(
+            f"{store.folder}: made from {named(ours)}, but the candidates come from {named(theirs)}. Ids of one mean "
+            "nothing in the other. If it is a reindexed copy of the same documents, pass --allow-other-index"
+        )
+    ids = _sample(store)
+    stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
+    recipe = store.manifest.recipe
+    equal = sum(stored[d.doc_id] == content_hash(recipe.text(d.fields)) for d in candidates.fetch(ids))
+    if equal * SAMPLE < ENOUGH * len(ids):
+        raise StoreMismatchError(
+            f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(theirs)} with the text they "
+            "were encoded from: this is not a copy of the index the store was made from"
+        )
+
+
+def same(a: Origin, b: Origin) -> bool:
+    """One index, by what does not change when it is renamed or mounted elsewhere."""
+    return (a.kind, a.uuid) == (b.kind, b.uuid)
+
+
+def named(origin: Origin | None) -> str:
+    if origin is None:
+        return "no index"
+    kind = {"opensearch": "OpenSearch index", "bm25": "BM25 index"}.get(origin.kind, origin.kind)
+    return f"{kind} {origin.name!r} (uuid {origin.uuid})"
+
+
+def _sample(store: Store) -> list[str]:
+    """Ids at even distances through the id index, which is in order of hash and so as good as drawn."""
+    ids = store.index.ids()
+    step = max(1, len(ids) // SAMPLE)
+    return ids[::step][:SAMPLE]

@@ -1,0 +1,1 @@
+"""First stages: every module here yields the same `ScoredDoc`s."""

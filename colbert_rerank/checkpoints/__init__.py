@@ -1,0 +1,119 @@
+"""Checkpoints: from a name or a folder to a tokenizer, a network and the rules its authors meant.
+
+Layouts are told apart by their tensors. What does not match is refused: a projection that is missing must never become
+a random layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colbert_rerank.checkpoints import hf_colbert
+from colbert_rerank.checkpoints.location import STARTER, locate
+from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STARTER", "Checkpoint", "EncoderSpec", "load_checkpoint"]
+
+# Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
+PROBES = (
+    "What is late interaction?",
+    "Ünïcode, CASE & accents: naïve café, ÅNGSTRÖM",
+    "numbers 3.14 1,000 2024-01-31; C++ e-mail@host snake_case",
+    "東京 Москва القاهرة 😀 \t newline\n [MASK] [SEP] [unused1]",
+    "pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint. ``backbone`` and ``projection`` are float32 on the CPU; the encoder moves and casts them."""
+
+    name: str
+    folder: Path
+    spec: EncoderSpec
+    tokenizer: Any
+    backbone: torch.nn.Module
+    projection: torch.nn.Parameter
+    tensor_hash: str  # of the tensors by name, not of files: the same weights in another container are the same
+    tokenizer_hash: str
+
+
+def load_checkpoint(name: str = STARTER) -> Checkpoint:
+    """Load ``starter``, a folder, or a hub name. Runs no code from the checkpoint.
+
+    Raises CheckpointError where the folder holds no known layout, naming the tensors found.
+    """
+    folder = locate(name)
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder}: no config.json here, so this is not a checkpoint folder")
+    tensors = _tensors(folder)
+    if not hf_colbert.matches(tensors):
+        raise CheckpointError(
+            f"{folder}: no token projection ({hf_colbert.PROJECTION}) beside {hf_colbert.BACKBONE}* tensors; "
+            f"found {len(tensors)} tensors, among them {sorted(tensors)[:3] + sorted(tensors)[-3:]}. "
+            "A plain BERT or a dense retriever has no token projection and cannot be used."
+        )
+    tokenizer = _tokenizer(folder)
+    spec, backbone, projection = hf_colbert.build(folder, tensors, tokenizer)
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        spec=spec,
+        tokenizer=tokenizer,
+        backbone=backbone.eval(),
+        projection=projection,
+        tensor_hash=_tensor_hash(tensors),
+        tokenizer_hash=_tokenizer_hash(tokenizer),
+    )
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if (folder / "model.safetensors").exists():
+            return load_file(folder / "model.safetensors")
+        if (folder / "pytorch_model.bin").exists():
+            tensors: dict[str, torch.Tensor] = torch.load(
+                folder / "pytorch_model.bin", map_location="cpu", weights_only=True
+            )
+            return tensors
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: the weights cannot be read, the file is damaged or not weights: {error}"
+        ) from None
+    raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin here")
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: no usable tokenizer: {error}") from None
+
+
+def _tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(PROBES), add_special_tokens=True)
+    return hashlib.blake2b(repr([e.ids for e in encodings]).encode(), digest_size=16).hexdigest()

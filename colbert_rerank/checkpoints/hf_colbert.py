@@ -1,0 +1,119 @@
+"""The HF_ColBERT layout of colbert-ai: ``bert.*`` tensors, ``linear.weight`` [dim, hidden] without bias.
+
+Rules from colbert-ai's own code (colbert/modeling): the marker stands at position 1; a query is filled with [MASK] to
+its length, with attention 0 on what was filled in; document rows of punctuation are dropped; vectors are L2-normalised.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+BACKBONE = "bert."
+PROJECTION = "linear.weight"
+# Tensors that other tasks of the same backbone leave behind; colbert-ai ignores them as well.
+IGNORED = ("cls.", "bert.pooler.", "bert.embeddings.position_ids")
+# colbert-ai's defaults, for what artifact.metadata does not state.
+DEFAULTS: dict[str, Any] = {
+    "query_token_id": "[unused0]",
+    "doc_token_id": "[unused1]",
+    "query_maxlen": 32,
+    "doc_maxlen": 220,
+    "mask_punctuation": True,
+    "attend_to_mask_tokens": False,
+    "similarity": "cosine",
+}
+
+
+def matches(tensors: dict[str, torch.Tensor]) -> bool:
+    return PROJECTION in tensors and any(name.startswith(BACKBONE) for name in tensors)
+
+
+def build(folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any) -> tuple[EncoderSpec, torch.nn.Module, Any]:
+    """The spec, the backbone (hidden states out) and the projection [dim, hidden], both in float32."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig.from_pretrained(folder)
+    projection = tensors[PROJECTION]
+    if projection.ndim != 2 or projection.shape[1] != config.hidden_size:
+        raise CheckpointError(
+            f"{folder}: {PROJECTION} has shape {list(projection.shape)}, expected [dim, {config.hidden_size}]"
+        )
+    spec = _spec(folder, int(projection.shape[0]), tokenizer, config)
+    backbone = BertModel(config, add_pooling_layer=False)
+    weights = {n: t.float() for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
+    stray = sorted(n for n in weights if not n.startswith(BACKBONE))
+    result = backbone.load_state_dict({n.removeprefix(BACKBONE): t for n, t in weights.items()}, strict=False)
+    if stray or result.missing_keys or result.unexpected_keys:
+        raise CheckpointError(
+            f"{folder}: the tensors are not those of an HF_ColBERT checkpoint: "
+            f"missing {result.missing_keys[:5]}, unknown {(stray + result.unexpected_keys)[:5]}"
+        )
+    return spec, backbone, torch.nn.Parameter(projection.float(), requires_grad=False)
+
+
+def _spec(folder: Path, dim: int, tokenizer: Any, config: Any) -> EncoderSpec:
+    meta = DEFAULTS | _metadata(folder)
+    if meta["similarity"] != "cosine":
+        raise CheckpointError(f"{folder}: similarity {meta['similarity']!r} in artifact.metadata is not supported yet")
+    if meta.get("dim", dim) != dim:
+        raise CheckpointError(f"{folder}: artifact.metadata says dim {meta['dim']}, {PROJECTION} has {dim}")
+    for key in ("query_maxlen", "doc_maxlen"):
+        if not isinstance(meta[key], int) or not 4 <= meta[key] <= config.max_position_embeddings:
+            raise CheckpointError(f"{folder}: {key} must be 4 to {config.max_position_embeddings}, it is {meta[key]!r}")
+    rendered = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids
+    if rendered != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
+        raise CheckpointError(f"{folder}: the tokenizer renders an empty text as {rendered}, expected [CLS] [SEP]")
+    skip = {_first_id(tokenizer, symbol) for symbol in string.punctuation} if meta["mask_punctuation"] else set()
+    return EncoderSpec(
+        dim=dim,
+        prefix_ids=(tokenizer.cls_token_id,),
+        suffix_ids=(tokenizer.sep_token_id,),
+        query_marker_id=_marker(folder, tokenizer, meta["query_token_id"]),
+        document_marker_id=_marker(folder, tokenizer, meta["doc_token_id"]),
+        query_length=meta["query_maxlen"],
+        document_length=meta["doc_maxlen"],
+        expansion_id=tokenizer.mask_token_id,
+        attend_to_expansion=bool(meta["attend_to_mask_tokens"]),
+        pad_id=tokenizer.pad_token_id,
+        # colbert-ai drops the padding id wherever it stands, as it does punctuation
+        skip_ids=tuple(sorted(skip | {tokenizer.pad_token_id})),
+        normalize=True,
+        similarity="cosine",
+        aggregation="sum",
+    )
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "artifact.metadata"
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: not JSON ({error}); it states the lengths and markers, so it must be right"
+        ) from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return data
+
+
+def _marker(folder: Path, tokenizer: Any, token: str) -> int:
+    marker = tokenizer.convert_tokens_to_ids(token)
+    if marker is None or marker == tokenizer.unk_token_id:
+        raise CheckpointError(f"{folder}: the marker {token!r} is not in the tokenizer's vocabulary")
+    return int(marker)
+
+
+def _first_id(tokenizer: Any, symbol: str) -> int:
+    return int(tokenizer.backend_tokenizer.encode(symbol, add_special_tokens=False).ids[0])

@@ -1,0 +1,48 @@
+"""From what a user types after ``--model`` to a local folder of checkpoint files."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from colbert_rerank.errors import CheckpointError
+
+STARTER = "starter"
+# Weights, configuration and tokenizer; never code.
+HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "artifact.metadata"]
+
+
+def locate(name: str) -> Path:
+    """The folder that holds checkpoint ``name``: ``starter``, a folder, or a name on the hub (downloaded once).
+
+    Raises CheckpointError where there is neither such a folder nor such a name, or where the hub is out of reach.
+    """
+    if name == STARTER:
+        return Path(str(files("colbert_rerank") / "data" / "starter"))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"model {name!r} is a file; give the folder that holds config.json and the weights")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"model {name!r}: no such folder, and not a hub name of the form OWNER/NAME")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except RepositoryNotFoundError:
+        raise CheckpointError(f"model {name!r}: no such folder here, and no such model on the hub") from None
+    except HFValidationError as error:
+        raise CheckpointError(f"model {name!r}: {error}") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise CheckpointError(
+            f"model {name!r} is not in the local cache and the hub cannot be reached{offline}: {type(error).__name__}. "
+            "Copy the model's folder to this machine and give its path, or use the bundled one: --model starter"
+        ) from None

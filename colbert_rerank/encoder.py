@@ -1,0 +1,205 @@
+"""Texts to token vectors, by the rules of the checkpoint's `EncoderSpec`.
+
+A text's vectors depend on that text alone, to the bit. Matrix libraries pick their kernels by shape, so every forward
+pass has a shape that follows from the text's own length: documents are padded to a multiple of ``BUCKET`` tokens and
+go through in batches of a size fixed for that length, filled up with blanks where documents run out; queries, all of
+one length, in batches of a fixed size too. That is what makes a resumed ingest bit-identical to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.checkpoints import Checkpoint, load_checkpoint
+from colbert_rerank.errors import NonFiniteError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+BUCKET = 8
+# Tokens in one forward pass: on a CPU more only spills the caches, on a GPU fewer leave it idle.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 8192}
+QUERY_BATCH = {"cpu": 1, "cuda": 32, "mps": 8}
+DTYPES = ("fp32", "fp16", "bf16")
+
+
+class Tokens(NamedTuple):
+    """One text as the network reads it.
+
+    ``attended`` counts the ids that attention sees (the rest is a query's expansion); ``truncated`` the tokens of the
+    text that did not fit.
+    """
+
+    ids: list[int]
+    attended: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A checkpoint on a device. Make one with `Encoder.load`."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: str  # of the computation: "fp32", "fp16" or "bf16"
+    backbone: torch.nn.Module
+    projection: torch.Tensor
+
+    @staticmethod
+    def load(model: str | Checkpoint = "starter", *, device: str = "auto", dtype: str = "auto") -> Encoder:
+        """Load ``model`` onto ``device`` ("auto", "cpu", "cuda", "cuda:1", "mps").
+
+        ``dtype`` "auto" is fp32 on a CPU and fp16 on a GPU. Raises CheckpointError, and UsageError for a device that
+        is not there.
+        """
+        import torch
+
+        checkpoint = load_checkpoint(model) if isinstance(model, str) else model
+        where = _device(device)
+        if dtype == "auto":
+            dtype = "fp32" if where.type == "cpu" else "fp16"
+        if dtype not in DTYPES:
+            raise UsageError(f"unknown dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+        if dtype == "fp16" and where.type == "cpu":
+            raise UsageError("fp16 is slower than fp32 on a CPU: use fp32, or bf16 where the CPU has it")
+        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        backbone = checkpoint.backbone
+        if dtype != "fp32" or where.type != "cpu":  # the checkpoint's own module stays as it was loaded
+            import copy
+
+            backbone = copy.deepcopy(backbone)
+        return Encoder(
+            checkpoint, where, dtype, backbone.to(device=where, dtype=kind), checkpoint.projection.to(where, kind)
+        )
+
+    @property
+    def dim(self) -> int:
+        return self.checkpoint.spec.dim
+
+    def tokenize_queries(self, texts: Sequence[str]) -> list[Tokens]:
+        """Each text as exactly ``query_length`` ids: prefix, marker, text, suffix, then expansion."""
+        spec = self.checkpoint.spec
+        out = []
+        for text, _, truncated in self._tokenize(texts, spec.query_marker_id, spec.query_length):
+            # colbert-ai turns every padding id into [MASK], a "[PAD]" in the text itself too, which stays attended to
+            ids = [spec.expansion_id if i == spec.pad_id else i for i in text]
+            full = ids + [spec.expansion_id] * (spec.query_length - len(ids))
+            out.append(Tokens(full, len(full) if spec.attend_to_expansion else len(ids), truncated))
+        return out
+
+    def tokenize_documents(self, texts: Sequence[str]) -> list[Tokens]:
+        """Each text as at most ``document_length`` ids: prefix, marker, text, suffix."""
+        spec = self.checkpoint.spec
+        return self._tokenize(texts, spec.document_marker_id, spec.document_length)
+
+    def encode_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Token vectors [n, query_length, dim]. Raises NonFiniteError where the network gives NaN or infinity."""
+        spec = self.checkpoint.spec
+        tokens = self.tokenize_queries(texts)
+        out = np.empty((len(tokens), spec.query_length, spec.dim), dtype=np.float32)
+        size = QUERY_BATCH[self.device.type]
+        for start in range(0, len(tokens), size):
+            batch = tokens[start : start + size]
+            vectors = self._forward(batch, size, spec.query_length)
+            out[start : start + len(batch)] = vectors[: len(batch)].float().cpu().numpy()
+        finite = np.isfinite(out).all(axis=(1, 2))
+        if not finite.all():
+            raise NonFiniteError(f"query {texts[int(np.argmin(finite))]!r}: its vectors hold NaN or infinity")
+        return out
+
+    def encode_documents(self, texts: Sequence[str]) -> list[npt.NDArray[np.floating]]:
+        """One matrix [T, dim] a text, in the order given; T leaves out the tokens of the skip list."""
+        return self.encode_tokens(self.tokenize_documents(texts))
+
+    def encode_tokens(
+        self,
+        tokens: Sequence[Tokens],
+        dtype: npt.DTypeLike = np.float32,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[npt.NDArray[np.floating]]:
+        """As `encode_documents`, for documents tokenized before; cast to ``dtype`` (float16 or float32) on the device.
+
+        ``progress`` is told after each batch how many documents it held.
+        """
+        import torch
+
+        spec = self.checkpoint.spec
+        skip = torch.tensor(spec.skip_ids)
+        half = np.dtype(dtype) == np.float16
+        out: list[npt.NDArray[np.floating]] = [np.empty((0, spec.dim), dtype)] * len(tokens)
+        for positions, size, length in _batches([len(t.ids) for t in tokens], BATCH_TOKENS[self.device.type]):
+            batch = [tokens[i] for i in positions]
+            vectors = self._forward(batch, size, length)
+            keep = torch.zeros(size, length, dtype=torch.bool)
+            for row, token in enumerate(batch):
+                keep[row, : len(token.ids)] = ~torch.isin(torch.tensor(token.ids), skip)
+            packed = vectors[keep.to(vectors.device)].to(torch.float16 if half else torch.float32).cpu().numpy()
+            ends = keep.sum(dim=1).cumsum(0).tolist()
+            for i, start, end in zip(positions, [0, *ends], ends, strict=False):  # blanks at the end have no position
+                out[i] = packed[start:end]
+            if progress:
+                progress(len(batch))
+        return out
+
+    def _tokenize(self, texts: Sequence[str], marker: int, length: int) -> list[Tokens]:
+        spec = self.checkpoint.spec
+        room = length - len(spec.prefix_ids) - 1 - len(spec.suffix_ids)
+        out = []
+        for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False):
+            text = encoding.ids
+            ids = [*spec.prefix_ids, marker, *text[:room], *spec.suffix_ids]
+            out.append(Tokens(ids, len(ids), max(0, len(text) - room)))
+        return out
+
+    def _forward(self, batch: Sequence[Tokens], size: int, length: int) -> torch.Tensor:
+        """Vectors [size, length, dim] of a batch that is filled up to ``size`` texts of ``length`` tokens."""
+        import torch
+
+        spec = self.checkpoint.spec
+        ids = torch.full((size, length), spec.pad_id)
+        mask = torch.zeros(size, length, dtype=torch.long)
+        mask[:, 0] = 1  # a blank attends to one token: softmax over none is NaN
+        for row, token in enumerate(batch):
+            ids[row, : len(token.ids)] = torch.tensor(token.ids)
+            mask[row, : token.attended] = 1
+        with torch.inference_mode():
+            hidden = self.backbone(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state
+            vectors = hidden @ self.projection.T
+            return torch.nn.functional.normalize(vectors, dim=-1) if spec.normalize else vectors
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[list[int], int, int]]:
+    """Positions of the texts of one forward pass, with its fixed number of rows and padded length, longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    start = 0
+    while start < len(order):
+        length = -(-lengths[order[start]] // BUCKET) * BUCKET
+        size = max(1, batch_tokens // length)
+        end = start
+        while end < len(order) and end - start < size and lengths[order[end]] > length - BUCKET:
+            end += 1
+        yield order[start:end], size, length
+        start = end
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type not in BATCH_TOKENS:
+        raise UsageError(f"device {name!r} is not supported: expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: {torch.cuda.device_count()} CUDA device(s) here; use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps': no Apple GPU here; use --device cpu")
+    return device

@@ -1,0 +1,73 @@
+"""Whether a store and an encoder belong together.
+
+*Query identity* is what scores depend on when searching; *document identity* what documents were encoded with, compared
+also when a store is added to. Provenance (device, precision, versions) is recorded and never compared: a store made on
+a GPU serves on a CPU.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import colbert_rerank
+from colbert_rerank.checkpoints import Checkpoint
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import StoreMismatchError
+from colbert_rerank.recipe import Recipe
+
+# The packages whose versions may move a vector's last bits.
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
+
+
+def query_identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    spec = checkpoint.spec
+    return {
+        "tensors": checkpoint.tensor_hash,
+        "tokenizer": checkpoint.tokenizer_hash,
+        "dim": spec.dim,
+        "query_marker_id": spec.query_marker_id,
+        "query_length": spec.query_length,
+        "expansion_id": spec.expansion_id,
+        "attend_to_expansion": spec.attend_to_expansion,
+        "normalize": spec.normalize,
+        "similarity": spec.similarity,
+        "aggregation": spec.aggregation,
+    }
+
+
+def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
+    spec = checkpoint.spec
+    return {
+        "document_marker_id": spec.document_marker_id,
+        "document_length": spec.document_length,
+        "skip_ids": list(spec.skip_ids),
+        "fields": list(recipe.fields),
+        "separator": recipe.separator,
+    }
+
+
+def provenance(encoder: Encoder) -> dict[str, Any]:
+    return {
+        "model": encoder.checkpoint.name,
+        "device": encoder.device.type,
+        "compute_dtype": encoder.dtype,
+        "colbert_rerank": colbert_rerank.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def check(store: Path, what: str, stored: dict[str, Any], given: dict[str, Any], advice: str) -> None:
+    """Raises StoreMismatchError where the two identities differ, naming each difference with both sides."""
+    if stored == given:
+        return
+    sides = [
+        f"{name}: the store has {stored.get(name)!r}, this run {given.get(name)!r}"
+        for name in sorted(stored.keys() | given.keys())
+        if stored.get(name) != given.get(name)
+    ]
+    raise StoreMismatchError(f"{store}: made with another {what} ({'; '.join(sides)}). {advice}")

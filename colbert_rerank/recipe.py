@@ -1,0 +1,55 @@
+"""How a document's fields become the one text that is encoded, and the hash that says whether it changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+HASH_BYTES = 16
+
+
+class Recipe(NamedTuple):
+    """The fields to encode, in order, and what stands between them. Part of a store's document identity."""
+
+    fields: tuple[str, ...] = ("title", "text")
+    separator: str = " "
+
+    def text(self, fields: Mapping[str, object]) -> str:
+        """The text to encode: the named fields' strings, stripped, empty ones left out, joined by the separator.
+
+        A dotted name reaches into objects; a list gives its strings in order; numbers and booleans are not text and
+        are left out, as are missing fields. The result may be empty: the caller decides what that means.
+        """
+        parts: list[str] = []
+        for name in self.fields:
+            _collect(_lookup(fields, name), parts)
+        return self.separator.join(parts)
+
+
+def content_hash(text: str) -> bytes:
+    """BLAKE2b of the encoded text, 16 bytes."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=HASH_BYTES).digest()
+
+
+def _lookup(fields: Mapping[str, object], name: str) -> object:
+    if name in fields:  # OpenSearch sources may hold a literal "a.b" key: the exact name wins
+        return fields[name]
+    head, dot, rest = name.partition(".")
+    if not dot:
+        return None
+    inner = fields.get(head)
+    if isinstance(inner, Mapping):
+        return _lookup(inner, rest)
+    if isinstance(inner, list):
+        return [_lookup(item, rest) for item in inner if isinstance(item, Mapping)]
+    return None
+
+
+def _collect(value: object, parts: list[str]) -> None:
+    if isinstance(value, str):
+        if stripped := value.strip():
+            parts.append(stripped)
+    elif isinstance(value, list):
+        for item in value:
+            _collect(item, parts)

@@ -1,0 +1,220 @@
+"""The re-ranker: candidates, their stored token vectors, one order.
+
+Scores are rounded once, to `DECIMALS`, before anything is sorted, so that every front that prints them prints the order
+they have; ties go by document id descending, as trec_eval reads a run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank import identity
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import InputError, MissingVectorsError, NonFiniteError, UsageError
+from colbert_rerank.maxsim import packed
+from colbert_rerank.store import Gathered, Store
+from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
+
+DECIMALS = 6
+# Below the lowest scored document, in first-stage order: finite, and apart at the printed precision.
+UNSCORED_GAP = 1.0
+UNSCORED_STEP = 0.001
+
+Missing = Literal["first_stage", "encode", "drop", "error"]
+Fetch = Callable[[Sequence[str]], Iterable[Document]]
+
+
+@dataclass
+class Report:
+    """What a re-ranker has done so far: counts, and seconds by stage."""
+
+    queries: int = 0
+    empty: int = 0  # queries without a single candidate
+    candidates: int = 0
+    scored: int = 0
+    truncated_queries: int = 0
+    missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> one entry a query
+
+    def median_ms(self) -> dict[str, float]:
+        return {stage: 1000 * statistics.median(times) for stage, times in self.seconds.items() if times}
+
+
+class Reranker:
+    """A store and the encoder it was made with.
+
+    ``missing`` says what becomes of a candidate without vectors: "first_stage" puts it after all scored ones, in
+    first-stage order; "encode" encodes its text now (needs ``fetch``); "drop" leaves it out; "error" raises
+    MissingVectorsError. ``interpolate`` a ranks by a z(first stage) + (1 - a) z(MaxSim) over the scored candidates.
+    """
+
+    def __init__(
+        self, store: Store, encoder: Encoder, *, missing: Missing = "first_stage", interpolate: float | None = None
+    ) -> None:
+        if missing not in get_args(Missing):
+            raise UsageError(f"missing={missing!r}: expected one of {', '.join(get_args(Missing))}")
+        if interpolate is not None and not 0 <= interpolate <= 1:
+            raise UsageError(f"interpolate={interpolate}: expected 0 (MaxSim alone) to 1 (first stage alone)")
+        identity.check(
+            store.folder,
+            "model",
+            store.manifest.query_identity,
+            identity.query_identity(encoder.checkpoint),
+            f"Search with the model it was made with ({store.manifest.provenance.get('model')!r}), or ingest again",
+        )
+        self.store = store
+        self.encoder = encoder
+        self.missing: Missing = missing
+        self.interpolate = interpolate
+        self.report = Report()
+
+    @staticmethod
+    def open(store: str | Path, model: str = "starter", *, device: str = "auto", dtype: str = "auto") -> Reranker:
+        """Open the store in a folder with the checkpoint it was made with.
+
+        Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
+        """
+        return Reranker(Store.open(store), Encoder.load(model, device=device, dtype=dtype))
+
+    def rerank(
+        self, query: str, candidates: Sequence[tuple[str, float]], *, fetch: Fetch | None = None
+    ) -> list[ScoredDoc]:
+        """Order ``candidates``, (document id, first-stage score) in first-stage order, by MaxSim with ``query``.
+
+        Returns them best first, with finite scores. Raises InputError for an empty query or a candidate given twice.
+        """
+        return self._rank(Query("", query), [ScoredDoc("", d, s) for d, s in candidates], fetch)
+
+    def run(self, queries: Sequence[Query], candidates: Candidates, k: int) -> Iterator[list[ScoredDoc]]:
+        """Yield the re-ranked top ``k`` of each query, in order. Raises as `rerank` does."""
+        found = candidates.search(queries, k)
+        for query in queries:
+            with self._timed("candidates"):
+                first_stage = next(found)
+            yield self._rank(query, first_stage, candidates.fetch)
+
+    def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
+        ids = [c.doc_id for c in first_stage]
+        _check_query(query, ids)
+        self.report.queries += 1
+        self.report.candidates += len(ids)
+        if not ids:
+            self.report.empty += 1
+            return []
+        with self._timed("encode"):
+            self.report.truncated_queries += self.encoder.tokenize_queries([query.text])[0].truncated > 0
+            Q = self.encoder.encode_queries([query.text])[0]
+        with self._timed("gather"):
+            gathered = self.store.gather(ids)
+        with self._timed("score"):
+            scores = np.full(len(ids), -np.inf)
+            scores[gathered.found] = self._maxsim(
+                Q, gathered, [i for i, f in zip(ids, gathered.found, strict=True) if f]
+            )
+        unscored = np.flatnonzero(np.isneginf(scores))
+        if unscored.size:
+            self._supply(Q, query, ids, unscored, scores, fetch)
+        with self._timed("order"):
+            return self._order(query, first_stage, scores)
+
+    def _maxsim(self, Q: npt.NDArray[np.float32], docs: Gathered, ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        scores = packed.scores(Q, docs.values, docs.offsets, str(self.encoder.device))
+        bad = np.isnan(scores) | np.isposinf(scores)
+        if bad.any():
+            raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
+        return scores
+
+    def _supply(
+        self,
+        Q: npt.NDArray[np.float32],
+        query: Query,
+        ids: Sequence[str],
+        unscored: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float64],
+        fetch: Fetch | None,
+    ) -> None:
+        """Deal with candidates without vectors as ``missing`` says; fills in ``scores`` where they are encoded."""
+        names = [ids[i] for i in unscored.tolist()]
+        if self.missing == "error":
+            raise MissingVectorsError(
+                f"query {query.query_id!r}: {len(names)} of {len(ids)} candidates have no vectors in "
+                f"{self.store.folder}, among them {names[:3]}. Ingest them, or choose another --missing"
+            )
+        if self.missing == "encode":
+            if fetch is None:
+                raise UsageError("missing='encode' needs the candidates' texts: pass fetch, or choose another policy")
+            with self._timed("encode_missing"):
+                encoded = self._encode(fetch(names))
+            for i in unscored.tolist():
+                if ids[i] in encoded:
+                    matrix = encoded[ids[i]]
+                    one = Gathered(np.ones(1, bool), matrix, np.array([0, len(matrix)]))
+                    scores[i] = self._maxsim(Q, one, [ids[i]])[0]
+            self.report.missing["encoded"] += len(encoded)
+        left = int(np.isneginf(scores).sum())
+        self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
+
+    def _encode(self, documents: Iterable[Document]) -> dict[str, npt.NDArray[np.floating]]:
+        """Vectors as the store would hold them, for the documents that have text."""
+        recipe = self.store.manifest.recipe
+        texts = {d.doc_id: text for d in documents if (text := recipe.text(d.fields))}
+        tokens = self.encoder.tokenize_documents(list(texts.values()))
+        return dict(zip(texts, self.encoder.encode_tokens(tokens, self.store.manifest.dtype), strict=True))
+
+    def _order(
+        self, query: Query, first_stage: Sequence[ScoredDoc], scores: npt.NDArray[np.float64]
+    ) -> list[ScoredDoc]:
+        scored = np.flatnonzero(np.isfinite(scores))
+        self.report.scored += scored.size
+        final = scores[scored]
+        if self.interpolate is not None and scored.size:
+            stage = np.array([first_stage[i].score for i in scored.tolist()], dtype=np.float64)
+            final = self.interpolate * _z(stage) + (1 - self.interpolate) * _z(final)
+        rounded = [round(float(s), DECIMALS) + 0.0 for s in final]  # + 0.0: no minus zero
+        ranked = [ScoredDoc(query.query_id, first_stage[i].doc_id, s) for i, s in zip(scored, rounded, strict=True)]
+        ranked.sort(key=lambda d: d.doc_id, reverse=True)
+        ranked.sort(key=lambda d: d.score, reverse=True)
+        if self.missing != "drop":
+            lowest = ranked[-1].score if ranked else 0.0
+            for i, position in enumerate(np.flatnonzero(~np.isfinite(scores)).tolist()):
+                score = round(lowest - UNSCORED_GAP - i * UNSCORED_STEP, DECIMALS)
+                ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score))
+        return ranked
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self.report.seconds.setdefault(stage, []))
+
+
+class _Timer:
+    def __init__(self, times: list[float]) -> None:
+        self._times = times
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._times.append(time.perf_counter() - self._start)
+
+
+def _check_query(query: Query, ids: Sequence[str]) -> None:
+    name = f"query {query.query_id!r}" if query.query_id else "query"
+    if not query.text.strip():
+        raise InputError(f"{name} is empty; give it some text")
+    if len(set(ids)) < len(ids):
+        twice = next(i for i, n in Counter(ids).items() if n > 1)
+        raise InputError(f"{name}: candidate {twice!r} is given twice")
+
+
+def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values less their mean, in standard deviations; all 0 where they do not differ."""
+    spread = float(values.std())
+    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)

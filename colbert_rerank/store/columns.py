@@ -1,0 +1,133 @@
+"""HDF5 files as sets of named, checksummed, contiguous arrays, read through a memory map.
+
+HDF5 is asked where a dataset lies (`dataset.id.get_offset()`), never for its bytes: no handle stays open, the library's
+global lock is not taken, and a fork or a thread can read on.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.store import layout
+
+Array = npt.NDArray[Any]
+
+
+class Placement(NamedTuple):
+    """Where a written file keeps its large dataset, and a digest of all its small ones."""
+
+    values_offset: int
+    columns: str
+
+
+def write(
+    path: Path, columns: Mapping[str, Array], values: list[Array] | None, shape: tuple[int, int], dtype: str
+) -> Placement:
+    """Write ``columns`` and, where given, the chunks of ``values`` [rows, d], which are joined in the file."""
+    nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    # HDF5 aligns what is at least as large as the threshold: the values always, small columns never
+    with h5py.File(
+        path,
+        "w",
+        libver=("v108", "v110"),
+        alignment_threshold=max(1, min(layout.ALIGNMENT, nbytes)) if values is not None else 1,
+        alignment_interval=layout.ALIGNMENT if values is not None else 1,
+    ) as file:
+        file.attrs["format"] = layout.FORMAT
+        offset = 0
+        if values is not None:
+            offset = _allocate(file, shape, dtype)
+        for name in sorted(columns):
+            data = np.ascontiguousarray(columns[name])
+            dataset = file.create_dataset(name, data=data, dtype=data.dtype.newbyteorder("<"), track_times=False)
+            dataset.attrs[layout.CHECKSUM] = _checksum(data)
+    if values is not None:
+        # The bytes go past HDF5: one plain write a chunk, whose errors are the system's own.
+        with path.open("r+b") as file:
+            file.seek(offset)
+            for chunk in values:
+                file.write(raw_bytes(chunk))
+    return Placement(offset, digest(columns))
+
+
+def digest(columns: Mapping[str, Array]) -> str:
+    """XXH3-64 over the names and checksums of all columns, in order of name."""
+    return _digest({name: _checksum(data) for name, data in columns.items()})
+
+
+def _digest(checksums: Mapping[str, str]) -> str:
+    return xxhash.xxh3_64_hexdigest("".join(f"{n}:{checksums[n]}\n" for n in sorted(checksums)).encode())
+
+
+def read(
+    path: Path, required: Mapping[str, str], verify: str, optional: Mapping[str, str] | None = None
+) -> dict[str, Array]:
+    """The columns of ``path``, mapped, as named with their dtypes; columns that are not named are skipped.
+
+    Raises StoreCorruptError where one is missing, of another type, damaged, or where the digest of all columns is not
+    ``verify``.
+    """
+    expected = {**required, **(optional or {})}
+    found: dict[str, Array] = {}
+    sums = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for name, dataset in file.items():
+                if name == layout.VALUES:
+                    continue
+                sums[name] = str(dataset.attrs[layout.CHECKSUM])
+                if name in expected:
+                    if dataset.dtype != np.dtype(expected[name]):
+                        raise StoreCorruptError(f"{path}: column {name} is {dataset.dtype}, expected {expected[name]}")
+                    found[name] = map_array(path, dataset.id.get_offset() or 0, dataset.shape, dataset.dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise StoreCorruptError(f"{path}: not a readable HDF5 file of this store: {error}") from None
+    if missing := sorted(set(required) - set(found)):
+        raise StoreCorruptError(f"{path}: the columns {missing} are missing")
+    if _digest(sums) != verify:
+        raise StoreCorruptError(f"{path}: this is not the file that the manifest lists")
+    for name, data in found.items():
+        if _checksum(data) != sums[name]:
+            raise StoreCorruptError(f"{path}: column {name} is damaged, its checksum does not match")
+    return found
+
+
+def map_array(path: Path, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """A read-only array over the file's bytes; the map lives as long as the array."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size == 0:
+        return np.empty(shape, dtype)
+    with path.open("rb") as file:
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(file.fileno(), offset - start + size, access=mmap.ACCESS_READ, offset=start)
+    return np.frombuffer(mapped, dtype, count=size // np.dtype(dtype).itemsize, offset=offset - start).reshape(shape)
+
+
+def raw_bytes(data: Array) -> memoryview:
+    """The array's bytes, in C order."""
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+
+
+def _allocate(file: h5py.File, shape: tuple[int, int], dtype: str) -> int:
+    """Make the values' dataset, allocated early and not filled; return its place in the file."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
+    dataset = h5py.h5d.create(file.id, layout.VALUES.encode(), kind, h5py.h5s.create_simple(shape), plist)
+    return int(dataset.get_offset() or 0)  # no rows, no place
+
+
+def _checksum(data: Array) -> str:
+    return xxhash.xxh3_64_hexdigest(raw_bytes(data))

@@ -1,0 +1,82 @@
+"""The one layer through which a store's files are written durably: whole or not at all.
+
+A file is written under a temporary name in its own folder, forced to disk, renamed, and the folder forced to disk.
+What a crash leaves behind has a temporary name, or is not listed in the manifest, and is swept up by the next writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from colbert_rerank.errors import StoreWriteError
+
+TEMPORARY = ".tmp"
+
+
+def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make ``path`` from what ``fill`` writes to a temporary file, or leave it as it was and raise StoreWriteError."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with write_errors(path):
+        try:
+            fill(temporary)
+            _sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    with write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        _sync(path.parent)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into StoreWriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path}: {_reason(error)}. What was committed before is intact") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; the system lets go of it when this process dies, however it dies."""
+    with write_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreWriteError(
+                f"{path.parent}: another process is writing to this store; wait for it to end"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: OSError) -> str:
+    # h5py reports the system's error inside its own text, and sometimes without an errno
+    text = str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in text:
+        return "the disk is full. Free some space and run the same command again, it goes on where it stopped"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{os.strerror(error.errno).lower()}. Give a folder this user can write to"
+    return os.strerror(error.errno).lower() if error.errno else text

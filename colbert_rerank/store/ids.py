@@ -1,0 +1,143 @@
+"""From document ids to places: one sorted index over all segments of a generation, without a Python dict.
+
+Ids are looked up by their 64-bit hash and then compared byte by byte, so that two ids of one hash are told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from colbert_rerank.store import layout
+from colbert_rerank.store.columns import Array
+
+COLUMNS = {
+    layout.ID_HASHES: "<u8",
+    layout.SEGMENT_NUMBERS: "<u4",
+    layout.ORDINALS: "<u4",
+    layout.ROW_STARTS: "<u8",
+    layout.ROW_COUNTS: "<u4",
+    layout.ID_LENGTHS: "<u2",
+    layout.ID_BYTES: "|u1",
+}
+
+
+class Locations(NamedTuple):
+    """Where documents lie, one entry an id asked for; the other arrays mean nothing where ``found`` is false."""
+
+    found: npt.NDArray[np.bool_]
+    segments: npt.NDArray[np.int64]
+    ordinals: npt.NDArray[np.int64]
+    row_starts: npt.NDArray[np.int64]
+    row_counts: npt.NDArray[np.int64]
+
+
+class IdIndex:
+    """The live documents of a generation, sorted by the hash of their ids."""
+
+    def __init__(self, columns: Mapping[str, Array]) -> None:
+        self.columns = columns
+        self._hashes = columns[layout.ID_HASHES]
+        self._lengths = columns[layout.ID_LENGTHS].astype(np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
+
+    def __len__(self) -> int:
+        return int(self._hashes.size)
+
+    def ids(self) -> list[str]:
+        """All ids, in the order of the index."""
+        whole = self.columns[layout.ID_BYTES].tobytes()
+        bounds = self._starts.tolist()
+        return [whole[a:b].decode() for a, b in pairwise(bounds)]
+
+    def lookup(self, doc_ids: Sequence[str]) -> Locations:
+        """Where these ids lie, by binary search over the hashes."""
+        keys = [doc_id.encode("utf-8", "surrogatepass") for doc_id in doc_ids]
+        hashes = hash_ids(keys)
+        places = np.searchsorted(self._hashes, hashes, side="left")
+        found = np.zeros(len(keys), dtype=bool)
+        open_ = np.arange(len(keys))
+        while open_.size:  # more than once only where two ids share a hash
+            open_ = open_[places[open_] < len(self)]
+            open_ = open_[self._hashes[places[open_]] == hashes[open_]]
+            same = self._equal(places[open_], [keys[i] for i in open_])
+            found[open_[same]] = True
+            open_ = open_[~same]
+            places[open_] += 1
+        places[~found] = 0
+        column = {name: self._take(name, places) for name in _PLACE}
+        return Locations(found, *(column[name] for name in _PLACE))
+
+    def _take(self, name: str, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if not len(self):
+            return np.zeros(places.size, dtype=np.int64)
+        taken: npt.NDArray[np.int64] = self.columns[name][places].astype(np.int64)
+        return taken
+
+    def _equal(self, places: npt.NDArray[np.int64], keys: list[bytes]) -> npt.NDArray[np.bool_]:
+        """Which of the ids stored at ``places`` are ``keys``."""
+        lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
+        same: npt.NDArray[np.bool_] = self._lengths[places] == lengths
+        if not same.any():
+            return same
+        kept = np.flatnonzero(same)
+        sizes = lengths[kept]
+        begins = np.cumsum(sizes) - sizes
+        spread = np.arange(int(sizes.sum())) - np.repeat(begins - self._starts[places[kept]], sizes)
+        asked = np.frombuffer(b"".join(keys[i] for i in kept), dtype=np.uint8)
+        same[kept] = np.logical_and.reduceat(self.columns[layout.ID_BYTES][spread] == asked, begins)
+        return same
+
+
+_PLACE = (layout.SEGMENT_NUMBERS, layout.ORDINALS, layout.ROW_STARTS, layout.ROW_COUNTS)
+
+
+def hash_ids(keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), dtype=np.uint64, count=len(keys))
+
+
+def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The index columns over the segments' columns, in the manifest's order: of one id's documents the last is live."""
+    keys: list[bytes] = []
+    for columns in segments:
+        whole = columns[layout.ID_BYTES].tobytes()
+        ends = np.cumsum(columns[layout.ID_LENGTHS], dtype=np.int64).tolist()
+        keys.extend(whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+    counts = [c[layout.ROW_COUNTS].astype(np.int64) for c in segments]
+    columns = {
+        layout.ID_HASHES: hash_ids(keys),
+        layout.SEGMENT_NUMBERS: np.repeat(np.arange(len(segments), dtype=np.uint32), [c.size for c in counts]),
+        layout.ORDINALS: _joined([np.arange(c.size, dtype=np.uint32) for c in counts], np.uint32),
+        layout.ROW_STARTS: _joined([(np.cumsum(c) - c).astype(np.uint64) for c in counts], np.uint64),
+        layout.ROW_COUNTS: _joined([c.astype(np.uint32) for c in counts], np.uint32),
+        layout.ID_LENGTHS: _joined([c[layout.ID_LENGTHS] for c in segments], np.uint16),
+    }
+    order = _live(columns[layout.ID_HASHES], keys)
+    columns = {name: data[order] for name, data in columns.items()}
+    columns[layout.ID_BYTES] = np.frombuffer(b"".join(keys[i] for i in order), dtype=np.uint8)
+    return columns
+
+
+def _live(hashes: npt.NDArray[np.uint64], keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Positions in order of hash; where an id occurs more than once, only its last."""
+    order = np.argsort(hashes, kind="stable")
+    again = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    if not again.size:
+        return order
+    dead = set()
+    for first in again.tolist():  # the stable sort keeps equal hashes in the order they were written
+        run = first
+        while run >= 0 and hashes[order[run]] == hashes[order[first + 1]]:
+            if keys[order[run]] == keys[order[first + 1]]:
+                dead.add(run)
+            run -= 1
+    return np.delete(order, sorted(dead))
+
+
+def _joined(parts: list[Array], dtype: npt.DTypeLike) -> Array:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)

@@ -1,0 +1,45 @@
+"""Names and numbers of store format 1. `docs/store-format.md` is the same in prose.
+
+A store is a folder:
+
+    manifest.json            what the store is and which files it consists of; written last, always whole
+    segments/*.h5            sealed segments: token vectors and what belongs to them, never written to again
+    segments/*.ids.h5        the id index of a generation: which document lies where; derived, can be made again
+    bm25/                    the embedded first stage, where there is one
+    lock                     held by the process that writes
+"""
+
+from __future__ import annotations
+
+FORMAT = 1
+
+MANIFEST = "manifest.json"
+SEGMENTS = "segments"
+LOCK = "lock"
+BM25 = "bm25"
+
+# Datasets of a segment of n documents and r rows of d dimensions.
+VALUES = "values"  # [r, d] float16 or float32, contiguous, aligned to ALIGNMENT
+ROW_COUNTS = "row_counts"  # [n] uint32
+ID_LENGTHS = "id_lengths"  # [n] uint16, bytes
+ID_BYTES = "id_bytes"  # [sum of lengths] uint8, UTF-8
+CONTENT_HASHES = "content_hashes"  # [n, 16] uint8, BLAKE2b of the encoded text
+SEQ_NOS = "seq_nos"  # [n] int64, -1 where unknown
+PRIMARY_TERMS = "primary_terms"  # [n] int64, -1 where unknown
+BLOCK_CHECKSUMS = "block_checksums"  # [ceil(bytes of values / BLOCK)] uint64, XXH3-64
+
+# Datasets of an id index over m live documents, sorted by ID_HASHES.
+ID_HASHES = "id_hashes"  # [m] uint64, XXH3-64 of the id's bytes
+SEGMENT_NUMBERS = "segment_numbers"  # [m] uint32, position in the manifest's list
+ORDINALS = "ordinals"  # [m] uint32, position in the segment
+ROW_STARTS = "row_starts"  # [m] uint64
+# and ROW_COUNTS, ID_LENGTHS, ID_BYTES as above, in the order of the hashes
+
+# On every dataset but VALUES: XXH3-64 of its bytes, as 16 hexadecimal digits.
+CHECKSUM = "xxh3_64"
+
+ALIGNMENT = 64 * 1024
+BLOCK = 64 * 1024  # bytes of values under one checksum
+UNIT_BYTES = 256 * 1024 * 1024  # values of one segment, unless one document alone is larger
+DTYPES = ("float16", "float32")
+ID_LIMIT = 512  # bytes; OpenSearch's own limit

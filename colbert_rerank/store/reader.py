@@ -1,0 +1,118 @@
+"""Reading a store: one generation of it, mapped, without an open file handle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.store import columns as hdf5
+from colbert_rerank.store import ids, layout
+from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.ids import IdIndex, Locations
+from colbert_rerank.store.manifest import Manifest
+from colbert_rerank.store.segment import Segment, check_size
+
+
+class Gathered(NamedTuple):
+    """Token vectors of the documents that were found, packed in the order asked for.
+
+    ``found`` [n] over the ids asked for; ``values`` [sum T, d] and ``offsets`` [number found + 1] over those found.
+    """
+
+    found: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.floating[Any]]
+    offsets: npt.NDArray[np.int64]
+
+
+class Stored(NamedTuple):
+    """What a store remembers of one document beside its vectors."""
+
+    content_hash: bytes
+    seq_no: int
+    primary_term: int
+    rows: int
+    posted: bool
+
+
+class Store:
+    """One generation of a store. Safe to share between threads and to use after a fork."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.segments = [Segment(folder, entry, manifest.dim, manifest.dtype) for entry in manifest.segments]
+        self.index = IdIndex(_index_columns(folder, manifest, self.segments))
+
+    @staticmethod
+    def open(folder: str | Path) -> Store:
+        """Open the newest generation in ``folder``.
+
+        Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError (a file is missing, truncated
+        or not the one that the manifest lists).
+        """
+        path = Path(folder)
+        manifest = manifests.load(path)
+        while True:
+            try:
+                return Store(path, manifest)
+            except StoreCorruptError:
+                # a writer may have merged segments away between the two reads; then there is a newer manifest
+                newer = manifests.load(path)
+                if newer.generation == manifest.generation:
+                    raise
+                manifest = newer
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def lookup(self, doc_ids: Sequence[str]) -> Locations:
+        return self.index.lookup(doc_ids)
+
+    def gather(self, doc_ids: Sequence[str]) -> Gathered:
+        """The token vectors of ``doc_ids``, copied out of the map in one piece. Raises StoreCorruptError."""
+        at = self.lookup(doc_ids)
+        segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        values = np.empty((int(offsets[-1]), self.manifest.dim), dtype=self.manifest.dtype)
+        for number in np.unique(segments).tolist():
+            segment, inside = self.segments[number], np.flatnonzero(segments == number)
+            segment.check(starts[inside], counts[inside])
+            source = segment.values
+            for i in inside.tolist():
+                start = starts[i]
+                values[offsets[i] : offsets[i + 1]] = source[start : start + counts[i]]
+        return Gathered(at.found, values, offsets)
+
+    def describe(self, doc_ids: Sequence[str]) -> Iterator[Stored | None]:
+        """For each id what is remembered of its document, or ``None``."""
+        at = self.lookup(doc_ids)
+        for found, number, ordinal, rows in zip(
+            at.found.tolist(), at.segments.tolist(), at.ordinals.tolist(), at.row_counts.tolist(), strict=True
+        ):
+            if not found:
+                yield None
+                continue
+            segment = self.segments[number]
+            small = segment.columns
+            seq_nos, terms = small.get(layout.SEQ_NOS), small.get(layout.PRIMARY_TERMS)
+            yield Stored(
+                content_hash=small[layout.CONTENT_HASHES][ordinal].tobytes(),
+                seq_no=-1 if seq_nos is None else int(seq_nos[ordinal]),
+                primary_term=-1 if terms is None else int(terms[ordinal]),
+                rows=rows,
+                posted=segment.entry.posted,
+            )
+
+
+def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, hdf5.Array]:
+    entry = manifest.index
+    if entry is None:  # an ingest is under way, or was interrupted
+        return ids.build([segment.columns for segment in segments])
+    path = folder / layout.SEGMENTS / entry.file
+    check_size(path, entry)
+    return hdf5.read(path, ids.COLUMNS, entry.columns)

@@ -1,0 +1,175 @@
+"""Writing a store: units become sealed segments, and a new manifest makes them part of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from colbert_rerank.errors import StoreNotFoundError
+from colbert_rerank.store import files, ids, layout, segment
+from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.columns import Array
+from colbert_rerank.store.manifest import Manifest, SegmentEntry
+from colbert_rerank.store.segment import Segment
+from colbert_rerank.store.unit import Unit, block_checksums
+from colbert_rerank.types import Origin
+
+
+class StoreWriter:
+    """The one process that writes to a store. Every commit is durable when its call returns."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def unit(self) -> Unit:
+        return Unit(self.manifest.dim, self.manifest.dtype)
+
+    def commit(self, unit: Unit, *, posted: bool) -> str:
+        """Seal ``unit`` as a segment, list it, and return its name.
+
+        ``posted`` says whether its documents are in the first stage's index already. Raises StoreWriteError, and then
+        nothing has changed.
+        """
+        entry = segment.write(
+            self.folder, self._name(), unit.columns(), unit.values, (unit.rows, unit.dim), self.manifest.dtype
+        )
+        entry, manifest = replace(entry, posted=posted), self.manifest
+        segments = (*manifest.segments, entry)
+        self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=False))
+        return entry.file
+
+    def begin(self) -> None:
+        """Note that an ingest is under way."""
+        if self.manifest.complete:
+            self._save(self.manifest.next(complete=False))
+
+    def mark_posted(self, name: str | None = None) -> None:
+        """Note that the documents of segment ``name``, or of all segments, are in the first stage's index."""
+        posted = tuple(replace(s, posted=s.posted or name in (None, s.file)) for s in self.manifest.segments)
+        if posted != self.manifest.segments:
+            self._save(self.manifest.next(segments=posted))
+
+    def rebind(self, origin: Origin) -> None:
+        """Make the store belong to another index, in which none of its documents are yet."""
+        unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
+        self._save(self.manifest.next(origin=origin, segments=unposted, complete=False))
+
+    def finish(self) -> None:
+        """End an ingest: merge small segments, write the id index, and drop files that are no longer listed."""
+        self._merge()
+        if self.manifest.index is None:
+            opened = [self._open(entry) for entry in self.manifest.segments]
+            entry = segment.write_index(self.folder, self._name("ids"), ids.build([s.columns for s in opened]))
+            self._save(self.manifest.next(index=entry, complete=True))
+        elif not self.manifest.complete:
+            self._save(self.manifest.next(complete=True))
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove files that no manifest lists: what a killed writer or a merge left behind."""
+        listed = {s.file for s in self.manifest.segments}
+        if self.manifest.index:
+            listed.add(self.manifest.index.file)
+        with files.write_errors(self.folder):
+            for path in (self.folder / layout.SEGMENTS).iterdir():
+                if path.name not in listed and (path.suffix in (".h5", files.TEMPORARY)):
+                    path.unlink()
+            for path in self.folder.glob("*" + files.TEMPORARY):
+                path.unlink()
+
+    def _merge(self) -> None:
+        """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""
+        groups: list[list[SegmentEntry]] = []
+        size = 0
+        for entry in self.manifest.segments:
+            nbytes = entry.rows * self.manifest.dim * np.dtype(self.manifest.dtype).itemsize
+            if groups and size + nbytes <= layout.UNIT_BYTES and groups[-1][-1].posted == entry.posted:
+                groups[-1].append(entry)
+                size += nbytes
+            else:
+                groups.append([entry])
+                size = nbytes
+        if len(groups) < len(self.manifest.segments):
+            merged = tuple(self._join(group) if len(group) > 1 else group[0] for group in groups)
+            self._save(self.manifest.next(segments=merged, index=None))
+
+    def _join(self, entries: Sequence[SegmentEntry]) -> SegmentEntry:
+        """One segment of the live documents of several, in their order."""
+        parts = [self._open(entry) for entry in entries]
+        live = ids.build([p.columns for p in parts])
+        chunks: list[Array] = []
+        kept: list[Array] = []
+        for number, part in enumerate(parts):
+            counts = part.columns[layout.ROW_COUNTS].astype(np.int64)
+            starts = np.cumsum(counts) - counts
+            part.check(starts, counts)
+            keep = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number])
+            kept.append(keep)
+            if keep.size == counts.size:
+                chunks.append(part.values)
+            else:
+                chunks.extend(part.values[starts[i] : starts[i] + counts[i]] for i in keep.tolist())
+        small = _join_columns(parts, kept)
+        small[layout.BLOCK_CHECKSUMS] = block_checksums(chunks)
+        shape = (sum(len(c) for c in chunks), self.manifest.dim)
+        entry = segment.write(self.folder, self._name(), small, chunks, shape, self.manifest.dtype)
+        return replace(entry, posted=entries[0].posted)
+
+    def _open(self, entry: SegmentEntry) -> Segment:
+        return Segment(self.folder, entry, self.manifest.dim, self.manifest.dtype)
+
+    def _name(self, kind: str = "segment") -> str:
+        number = f"{self.manifest.generation + 1:08d}-{secrets.token_hex(4)}"
+        return f"{number}.ids.h5" if kind == "ids" else f"{number}.h5"
+
+    def _save(self, manifest: Manifest) -> None:
+        manifests.save(self.folder, manifest)
+        self.manifest = manifest
+
+
+@contextmanager
+def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
+    """Hold the store in ``folder`` for writing; one that is not there yet is made with the manifest ``new``.
+
+    Raises StoreWriteError where another process writes to it. Whether an existing store suits is for the caller to say.
+    """
+    files.make_folder(folder / layout.SEGMENTS)
+    with files.locked(folder / layout.LOCK):
+        try:
+            writer = StoreWriter(folder, manifests.load(folder))
+        except StoreNotFoundError:
+            writer = StoreWriter(folder, new)
+            manifests.save(folder, new)
+        writer.sweep()
+        yield writer
+
+
+def _join_columns(parts: Sequence[Segment], kept: Sequence[Array]) -> dict[str, Array]:
+    """The small columns of several segments, joined over the ordinals ``kept`` of each."""
+    joined: dict[str, Array] = {}
+    for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.CONTENT_HASHES):
+        joined[name] = np.concatenate([p.columns[name][k] for p, k in zip(parts, kept, strict=True)])
+    joined[layout.ID_BYTES] = np.concatenate([_id_bytes(p, k) for p, k in zip(parts, kept, strict=True)])
+    for name in (layout.SEQ_NOS, layout.PRIMARY_TERMS):
+        if any(name in p.columns for p in parts):
+            joined[name] = np.concatenate(
+                [
+                    p.columns[name][k] if name in p.columns else np.full(k.size, -1, dtype=np.int64)
+                    for p, k in zip(parts, kept, strict=True)
+                ]
+            )
+    return joined
+
+
+def _id_bytes(part: Segment, keep: Array) -> Array:
+    lengths = part.columns[layout.ID_LENGTHS].astype(np.int64)
+    mask = np.zeros(lengths.size, dtype=bool)
+    mask[keep] = True
+    bytes_: Array = part.columns[layout.ID_BYTES][np.repeat(mask, lengths)]
+    return bytes_

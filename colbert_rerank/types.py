@@ -1,0 +1,65 @@
+"""The field's vocabulary. Ids are ``str`` everywhere; ``_id`` appears only where OpenSearch JSON is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Document(NamedTuple):
+    """One document as its source gave it.
+
+    ``fields`` holds every JSON field, not only those that are encoded; ``where`` says where it was read
+    (``corpus.jsonl:12``), for error messages. ``seq_no`` and ``primary_term`` are OpenSearch's, -1 where unknown.
+    """
+
+    doc_id: str
+    fields: Mapping[str, object]
+    where: str = ""
+    seq_no: int = -1
+    primary_term: int = -1
+
+
+class Query(NamedTuple):
+    query_id: str
+    text: str
+
+
+class ScoredDoc(NamedTuple):
+    query_id: str
+    doc_id: str
+    score: float
+
+
+class Qrel(NamedTuple):
+    query_id: str
+    doc_id: str
+    relevance: int
+
+
+class Origin(NamedTuple):
+    """The index that documents or candidates come from: ids mean nothing without it.
+
+    ``kind`` is ``"opensearch"`` or ``"bm25"`` (embedded); ``uuid`` changes when an index is deleted and made again.
+    """
+
+    kind: str
+    name: str
+    uuid: str
+
+
+class Candidates(Protocol):
+    """A first stage: what every source of candidates offers to the re-ranker."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """The index the candidates come from; ``None`` where nothing names one (a run file)."""
+        ...
+
+    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        """Yield, for each query in order, at most ``k`` documents in first-stage order (score falling, then id)."""
+        ...
+
+    def fetch(self, doc_ids: Sequence[str]) -> Iterable[Document]:
+        """The documents with these ids, in any order; ids the index does not hold are left out."""
+        ...

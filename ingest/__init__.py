@@ -1,0 +1,1 @@
+"""The write path: documents in, vectors and postings out."""

@@ -1,0 +1,63 @@
+"""The index of the first stage, as ingest fills it: OpenSearch, or the BM25 index beside the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from colbert_rerank.types import Document, Origin
+
+if TYPE_CHECKING:
+    from colbert_rerank.candidates.bm25 import Bm25Index
+    from ingest.bulk import BulkIndexer
+    from ingest.target import Target
+
+
+class Posting(NamedTuple):
+    """A document on its way to the first stage; ``text`` is what was encoded."""
+
+    doc_id: str
+    text: str
+    fields: Mapping[str, object]
+
+
+class FirstStage(Protocol):
+    @property
+    def origin(self) -> Origin: ...
+
+    def post(self, postings: Sequence[Posting], content: int) -> None:
+        """Index or replace these documents; ``content`` is the store's count. Raises BulkError for those refused."""
+        ...
+
+    def finish(self) -> None:
+        """Make everything posted searchable."""
+        ...
+
+
+class OpenSearchFirstStage:
+    """All of a document's JSON goes to OpenSearch, not only what was encoded."""
+
+    def __init__(self, target: Target, bulk: BulkIndexer) -> None:
+        self.origin = target.origin
+        self._target = target
+        self._bulk = bulk
+
+    def post(self, postings: Sequence[Posting], content: int) -> None:
+        self._bulk.index((p.doc_id, self._target.body_of(Document(p.doc_id, p.fields))) for p in postings)
+
+    def finish(self) -> None:
+        self._bulk.refresh()
+
+
+class Bm25FirstStage:
+    """The embedded index searches the very text that was encoded, and keeps the fields for those who ask for them."""
+
+    def __init__(self, index: Bm25Index) -> None:
+        self.origin = index.origin
+        self._index = index
+
+    def post(self, postings: Sequence[Posting], content: int) -> None:
+        self._index.add(postings, content)
+
+    def finish(self) -> None:
+        pass  # every post is searchable when it returns
