@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,14 @@ UNSCORED_STEP = 0.001
 
 Missing = Literal["first_stage", "encode", "drop", "error"]
 Fetch = Callable[[Sequence[str]], Iterable[Document]]
+
+
+class Ranking(NamedTuple):
+    """One query's documents before and after, each best first."""
+
+    query: Query
+    first_stage: list[ScoredDoc]
+    ranked: list[ScoredDoc]
 
 
 @dataclass
@@ -94,13 +102,13 @@ class Reranker:
         """
         return self._rank(Query("", query), [ScoredDoc("", d, s) for d, s in candidates], fetch)
 
-    def run(self, queries: Sequence[Query], candidates: Candidates, k: int) -> Iterator[list[ScoredDoc]]:
-        """Yield the re-ranked top ``k`` of each query, in order. Raises as `rerank` does."""
+    def run(self, queries: Sequence[Query], candidates: Candidates, k: int) -> Iterator[Ranking]:
+        """Re-rank the first stage's top ``k`` of each query, in order. Raises as `rerank` does."""
         found = candidates.search(queries, k)
         for query in queries:
             with self._timed("candidates"):
                 first_stage = next(found)
-            yield self._rank(query, first_stage, candidates.fetch)
+            yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch))
 
     def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
         ids = [c.doc_id for c in first_stage]
@@ -179,19 +187,27 @@ class Reranker:
         if self.interpolate is not None and scored.size:
             stage = np.array([first_stage[i].score for i in scored.tolist()], dtype=np.float64)
             final = self.interpolate * _z(stage) + (1 - self.interpolate) * _z(final)
-        rounded = [round(float(s), DECIMALS) + 0.0 for s in final]  # + 0.0: no minus zero
+        rounded = [rounded_score(s) for s in final.tolist()]
         ranked = [ScoredDoc(query.query_id, first_stage[i].doc_id, s) for i, s in zip(scored, rounded, strict=True)]
         ranked.sort(key=lambda d: d.doc_id, reverse=True)
         ranked.sort(key=lambda d: d.score, reverse=True)
         if self.missing != "drop":
             lowest = ranked[-1].score if ranked else 0.0
             for i, position in enumerate(np.flatnonzero(~np.isfinite(scores)).tolist()):
-                score = round(lowest - UNSCORED_GAP - i * UNSCORED_STEP, DECIMALS)
+                score = rounded_score(lowest - UNSCORED_GAP - i * UNSCORED_STEP)
                 ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score))
         return ranked
 
     def _timed(self, stage: str) -> _Timer:
         return _Timer(self.report.seconds.setdefault(stage, []))
+
+
+def rounded_score(score: float) -> float:
+    """A score as it is sorted and printed: of single precision, which is all that trec_eval keeps, to six decimals.
+
+    Of two scores that trec_eval would take for equal, none is printed as the greater.
+    """
+    return round(float(np.float32(score)), DECIMALS) + 0.0  # + 0.0: no minus zero
 
 
 class _Timer:

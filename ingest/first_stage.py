@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from colbert_rerank.types import Document, Origin
 
 if TYPE_CHECKING:
+    import opensearchpy
+
     from colbert_rerank.candidates.bm25 import Bm25Index
     from ingest.bulk import BulkIndexer
     from ingest.target import Target
@@ -61,3 +63,14 @@ class Bm25FirstStage:
 
     def finish(self) -> None:
         pass  # every post is searchable when it returns
+
+
+def opensearch(
+    client: opensearchpy.OpenSearch, name: str, body: Mapping[str, Any], *, into_existing: bool = False
+) -> OpenSearchFirstStage:
+    """The index ``name`` as a first stage to fill, made with ``body`` where there is none. See `prepare_index`."""
+    from ingest.bulk import BulkIndexer
+    from ingest.target import prepare_index
+
+    target = prepare_index(client, name, body, into_existing=into_existing)
+    return OpenSearchFirstStage(target, BulkIndexer(client, target.origin.name))

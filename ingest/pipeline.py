@@ -20,13 +20,15 @@ from typing import NamedTuple
 import numpy as np
 
 from colbert_rerank import binding, identity
+from colbert_rerank.candidates import bm25
+from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError
 from colbert_rerank.recipe import Recipe, content_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import Document, Origin
-from ingest.first_stage import FirstStage, Posting
+from ingest.first_stage import Bm25FirstStage, FirstStage, Posting
 from ingest.validation import InputReport, validated
 
 READ_AHEAD = 512  # documents looked up in the store, and tokenized, at once
@@ -75,19 +77,19 @@ def ingest(
     documents: Iterable[Document],
     folder: Path,
     encoder: Encoder,
-    first_stage: FirstStage | None,
     *,
     recipe: Recipe,
     report: IngestReport,
+    first_stage: FirstStage | None = None,
     origin: Origin | None = None,
     dtype: str = "float16",
     allow_other_index: bool = False,
     progress: Callable[[IngestReport], None] = lambda report: None,
 ) -> Manifest:
-    """Ingest ``documents`` into the store in ``folder`` and, where there is one, into ``first_stage``.
+    """Ingest ``documents`` into the store in ``folder`` and into a first stage's index; return the store's manifest.
 
-    ``origin`` names the index the documents are read from, where there is no first stage to fill. Returns
-    the store's manifest.
+    ``first_stage`` is the index to fill; ``origin`` instead names the index that the documents are read from, which is
+    their first stage already. With neither, the BM25 index beside the store is filled.
 
     Raises StoreMismatchError where the store was made with another model, recipe, dtype or index; StoreWriteError;
     InputError under ``on_error="stop"``, with everything before it stored; BulkError, at the end, where the
@@ -96,6 +98,8 @@ def ingest(
     belongs_to = first_stage.origin if first_stage else origin
     with writing(folder, new_manifest(encoder, recipe, dtype, belongs_to)) as writer:
         _check_store(writer, encoder, recipe, dtype, belongs_to, allow_other_index)
+        if belongs_to is None:
+            first_stage = Bm25FirstStage(Bm25Index.create_or_open(folder, writer.manifest))
         writer.begin()
         _encode_all(validated(documents, recipe, report.input), writer, encoder, first_stage, report, progress)
         if first_stage:
@@ -111,10 +115,8 @@ def ingest(
 
 
 def new_manifest(encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None) -> Manifest:
-    """The manifest of an empty store. An embedded index has no name of its own: it is the store's."""
+    """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it."""
     store_id = uuid.uuid4().hex
-    if origin is not None and origin.kind == "bm25":
-        store_id = origin.uuid
     return Manifest(
         store_id=store_id,
         dim=encoder.dim,
@@ -122,7 +124,7 @@ def new_manifest(encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | 
         query_identity=identity.query_identity(encoder.checkpoint),
         document_identity=identity.document_identity(encoder.checkpoint, recipe),
         provenance=identity.provenance(encoder),
-        origin=origin,
+        origin=origin or bm25.origin_of(store_id),
     )
 
 
@@ -259,11 +261,12 @@ def _check_store(
     identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
     if manifest.dtype != dtype:
         raise StoreMismatchError(f"{folder}: holds {manifest.dtype} vectors, {dtype} was asked for. {advice}")
-    if manifest.origin == origin or (manifest.origin and origin and binding.same(manifest.origin, origin)):
+    wanted = origin or bm25.origin_of(manifest.store_id)
+    if manifest.origin and binding.same(manifest.origin, wanted):
         return
-    if origin is None or not allow_other_index:
+    if not allow_other_index:
         raise StoreMismatchError(
-            f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(origin)}. Ingest into "
+            f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(wanted)}. Ingest into "
             "another folder; or, if the index was made again, pass --allow-other-index to fill it from this store"
         )
-    writer.rebind(origin)
+    writer.rebind(wanted)

@@ -39,7 +39,7 @@ class Bm25Index:
 
     @property
     def origin(self) -> Origin:
-        return Origin("bm25", str(self.folder), self.store_id)
+        return origin_of(self.store_id)
 
     @staticmethod
     def create_or_open(store_folder: Path, manifest: Manifest) -> Bm25Index:
@@ -120,6 +120,11 @@ class Bm25Index:
         state = json.dumps({"store_id": self.store_id, "content": content})
         files.write_whole(self.folder / STATE, lambda path: _write(path, state))
         self.content = content
+
+
+def origin_of(store_id: str) -> Origin:
+    """The embedded index has no name but its store's."""
+    return Origin("bm25", layout.BM25, store_id)
 
 
 def _search(searcher: Any, query: Any, k: int) -> list[tuple[float, Any]]:

@@ -1,0 +1,282 @@
+"""The first stage in OpenSearch: ids and scores by ``_msearch``, and documents by id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import opensearchpy
+
+from colbert_rerank.candidates.hits import Hits, IdSource, IncompleteError, read_hits, search_body
+from colbert_rerank.candidates.template import QueryTemplate, match_contents, match_fields
+from colbert_rerank.errors import InputError, OpenSearchError, UsageError
+from colbert_rerank.opensearch import IndexInfo, error_reason, origin_of, resolve_index, server_url, translated
+from colbert_rerank.retry import BUSY_STATUS, READ, Retry, backoff, with_retry
+from colbert_rerank.types import Document, Origin, Query, ScoredDoc
+from mappings import CONTENTS, DOC_ID, document_fields, made_by_us
+
+# The same string sends every search to the same copy of a shard: copies may differ in deleted documents, so in scores.
+PREFERENCE = "colbert-rerank"
+FETCH_BATCH = 100  # documents with their text, so not many at once
+CHECKED_IDS = 100
+
+_log = logging.getLogger(__name__)
+
+
+class OpenSearchCandidates:
+    """Candidates from an index, alias or pattern; see ``colbert_rerank.types.Candidates``.
+
+    ``template`` is the query; without it, an index of ours is searched by one ``match`` on all its text, and an index
+    that we found by ``fields``. Several concrete indices behind ``index`` need ``qualified_ids``: their ids then read
+    ``index/id``. ``dfs`` scores with the term statistics of all shards. ``batch`` queries travel in one request.
+    Nothing is ever written. Raises leaves of ``OpenSearchError``, ``UsageError``, and ``InputError`` for an id that two
+    documents share.
+    """
+
+    def __init__(
+        self,
+        client: opensearchpy.OpenSearch,
+        index: str,
+        *,
+        fields: Sequence[str] = (),
+        template: QueryTemplate | None = None,
+        qualified_ids: bool = False,
+        dfs: bool = False,
+        batch: int = 16,
+        retry: Retry = READ,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"a batch holds at least one query, not {batch}")
+        self._client = client
+        self._index = index
+        self._indices = {info.name: info for info in resolve_index(client, index)}
+        self._qualified = qualified_ids
+        self._dfs = dfs
+        self._batch = batch
+        self._retry = retry
+        if len(self._indices) > 1 and not qualified_ids:
+            raise UsageError(
+                f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
+                "name several documents; name one of them, or ask for qualified ids (index/id)"
+            )
+        self._ids = IdSource.COLUMN if all(map(_has_id_column, self._indices.values())) else IdSource.FIELDDATA
+        self._column_checked = False
+        self._no_pipeline: object = "_none"
+        self._template = template or self._default_template(fields)
+
+    @property
+    def origin(self) -> Origin:
+        """The concrete index and its UUID; several are joined by commas."""
+        return origin_of(list(self._indices.values()))
+
+    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        """Yield, for each query in order, at most ``k`` documents: score falling, ties by id rising."""
+        if k < 1:
+            raise UsageError(f"k must be 1 or more, not {k}")
+        window = self._window()
+        if k > window:
+            raise UsageError(
+                f"k = {k} is more than {self._index!r} gives at once (index.max_result_window = {window}); "
+                "lower k, or raise that setting"
+            )
+        waiting = iter(queries)
+        while batch := list(islice(waiting, self._batch)):
+            for query, hits in zip(batch, self._search_batch(batch, k), strict=True):
+                yield [ScoredDoc(query.query_id, doc_id, score) for doc_id, score in hits]
+
+    def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
+        """The documents with these ids, in any order; ids the index does not hold are left out."""
+        waiting: Iterator[str] = iter(doc_ids)
+        while batch := list(islice(waiting, FETCH_BATCH)):
+            for index, ids in self._by_index(batch):
+                yield from self._fetch_batch(index, ids)
+
+    def _default_template(self, fields: Sequence[str]) -> QueryTemplate:
+        if all(made_by_us(info.mapping) for info in self._indices.values()):
+            return match_contents(CONTENTS)
+        if not fields:
+            raise UsageError(
+                f"{self._index!r} was not made by this package: name the fields to search, or give a query"
+            )
+        with translated(self._client, index=self._index):
+            known = with_retry(
+                lambda: self._client.field_caps(index=self._index, params={"fields": ",".join(fields)}), self._retry
+            )["fields"]
+        usable = [name for name in fields if any(kind["searchable"] for kind in known.get(name, {}).values())]
+        if not usable:
+            raise UsageError(
+                f"{self._index!r} has no searchable field {' or '.join(map(repr, fields))}; name other fields, or give "
+                "a query"
+            )
+        if len(usable) < len(fields):
+            _log.info("%s: only %s of %s can be searched", self._index, ", ".join(usable), ", ".join(fields))
+        return match_fields(usable)
+
+    def _window(self) -> int:
+        return min(int(info.settings.get("max_result_window", 10_000)) for info in self._indices.values())
+
+    def _search_batch(self, queries: Sequence[Query], k: int) -> list[Hits]:
+        """Ask until every query has its answer; only those without one are asked again."""
+        done: dict[int, Hits] = {}
+        sizes = [k] * len(queries)
+        attempt = 0
+        while waiting := [i for i in range(len(queries)) if i not in done]:
+            ids = self._ids
+            answers = self._msearch([queries[i] for i in waiting], [sizes[i] for i in waiting], ids)
+            busy: Mapping[str, Any] | None = None
+            for i, answer in zip(waiting, answers, strict=True):
+                if "error" in answer:
+                    if ids is not IdSource.HIT and _fielddata_is_off(answer):
+                        self._fall_back(IdSource.HIT, "fielddata on _id is switched off in this cluster")
+                    elif answer.get("status") in BUSY_STATUS:
+                        busy = answer
+                    else:
+                        self._raise(queries[i], f"answered {answer.get('status')}: {error_reason(answer['error'])}")
+                    continue
+                try:
+                    hits = self._read(queries[i], answer, k, sizes[i], ids)
+                except IncompleteError as error:
+                    sizes[i] = error.size
+                    continue
+                if hits is not None:
+                    done[i] = hits
+            if busy is not None:
+                attempt += 1
+                if attempt >= self._retry.attempts:
+                    raise OpenSearchError(
+                        f"{server_url(self._client)}, index {self._index!r}: still busy after {attempt} attempts "
+                        f"({busy['status']} {error_reason(busy['error'])}); try again later, or with smaller batches"
+                    )
+                time.sleep(backoff(attempt - 1, self._retry))
+        return [done[i] for i in range(len(queries))]
+
+    def _msearch(self, queries: Sequence[Query], sizes: Sequence[int], ids: IdSource) -> list[dict[str, Any]]:
+        header: dict[str, object] = {"preference": PREFERENCE, "allow_partial_search_results": False}
+        if self._dfs:
+            header["search_type"] = "dfs_query_then_fetch"
+        lines: list[object] = []
+        for query, size in zip(queries, sizes, strict=True):
+            lines.append(header)
+            lines.append(
+                self._template.render(query.text)
+                | search_body(ids, size, self._window(), self._qualified)
+                | {"search_pipeline": self._no_pipeline}
+            )
+        # Escaped to ASCII, so that a lone surrogate in a query cannot fail here.
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode("ascii")
+        try:
+            with translated(self._client, index=self._index):
+                answer = with_retry(lambda: self._client.msearch(index=self._index, body=body), self._retry)
+        except OpenSearchError as error:
+            if self._no_pipeline == "_none" and "search_pipeline" in str(error):
+                # Before 2.18 a body can hold a pipeline but not name one: an empty one does as well.
+                self._no_pipeline = {}
+                return self._msearch(queries, sizes, ids)
+            raise
+        responses: list[dict[str, Any]] = answer["responses"]
+        return responses
+
+    def _read(self, query: Query, answer: Mapping[str, Any], k: int, size: int, ids: IdSource) -> Hits | None:
+        """The hits of one answer; ``None`` where it must be asked again because the ``doc_id`` column proved wrong."""
+        shards = answer["_shards"]
+        if answer.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"]:
+            self._raise(query, f"searched only {shards['successful']} of {shards['total']} shards to the end")
+        for hit in answer["hits"]["hits"]:
+            if hit["_index"] not in self._indices:
+                self._raise(query, f"now also finds documents of {hit['_index']!r}: it changed while it was in use")
+        hits = read_hits(answer["hits"]["hits"], ids, k, size, self._window(), self._qualified)
+        if hits is None or not self._column_holds(hits, ids):
+            self._fall_back(IdSource.FIELDDATA, f"its field {DOC_ID!r} is not the same as _id everywhere")
+            return None
+        if len({doc_id for doc_id, _ in hits}) < len(hits):
+            seen: set[str] = set()
+            twice = next(doc_id for doc_id, _ in hits if doc_id in seen or seen.add(doc_id))  # type: ignore[func-returns-value]
+            raise InputError(
+                f"two documents have the id {twice!r} (custom routing put them on different shards)", where=self._index
+            )
+        return hits
+
+    def _column_holds(self, hits: Hits, ids: IdSource) -> bool:
+        """Once, on the first page: whether the ``doc_id`` column says what ``_id`` says."""
+        if ids is not IdSource.COLUMN or self._column_checked or not hits:
+            return True
+        for index, page in self._by_index([doc_id for doc_id, _ in hits[:CHECKED_IDS]]):
+            found = self._ids_query(index, page, {"_source": False, "docvalue_fields": [DOC_ID]})
+            if any(hit.get("fields", {}).get(DOC_ID) != [hit["_id"]] for hit in found):
+                return False
+            if {hit["_id"] for hit in found} != set(page):
+                return False
+        self._column_checked = True
+        return True
+
+    def _fetch_batch(self, index: str, ids: Sequence[str]) -> Iterator[Document]:
+        seen: set[str] = set()
+        for hit in self._ids_query(index, ids, {"_source": True, "seq_no_primary_term": True}):
+            name, inner_id = hit["_index"], hit["_id"]
+            if name not in self._indices:
+                raise OpenSearchError(f"{self._index!r} now also holds {name!r}: it changed while it was in use")
+            if inner_id in seen:
+                raise InputError(
+                    f"two documents have the id {inner_id!r} (custom routing put them on different shards)", where=name
+                )
+            seen.add(inner_id)
+            source = hit.get("_source")
+            if source is None:
+                raise OpenSearchError(f"index {name!r} keeps no _source: the text of its documents cannot be fetched")
+            yield Document(
+                f"{name}/{inner_id}" if self._qualified else inner_id,
+                document_fields(source) if made_by_us(self._indices[name].mapping) else source,
+                f"{name}/{inner_id}",
+                hit["_seq_no"],
+                hit["_primary_term"],
+            )
+
+    def _ids_query(self, index: str, ids: Sequence[str], body: Mapping[str, object]) -> list[dict[str, Any]]:
+        # Twice the room: custom routing can give an id to two documents, which must not hide others.
+        full = {"query": {"ids": {"values": list(ids)}}, "size": 2 * len(ids), "track_total_hits": False, **body}
+        params = {
+            "search_pipeline": "_none",
+            "preference": PREFERENCE,
+            "allow_partial_search_results": "false",
+        }
+        with translated(self._client, index=index):
+            answer = with_retry(lambda: self._client.search(index=index, body=full, params=dict(params)), self._retry)
+        shards = answer["_shards"]
+        if answer.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"]:
+            raise OpenSearchError(f"index {index!r}: only {shards['successful']} of {shards['total']} shards answered")
+        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        return hits
+
+    def _by_index(self, doc_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
+        if not self._qualified:
+            return [(self._index, list(doc_ids))]
+        groups: dict[str, list[str]] = {}
+        for doc_id in doc_ids:
+            name, slash, inner_id = doc_id.partition("/")  # an index name holds no slash
+            if slash and name in self._indices:
+                groups.setdefault(name, []).append(inner_id)
+        return list(groups.items())
+
+    def _fall_back(self, ids: IdSource, why: str) -> None:
+        if ids.value > self._ids.value:
+            _log.warning("%s: %s; reading ids the slower way", self._index, why)
+            self._ids = ids
+
+    def _raise(self, query: Query, what: str) -> None:
+        raise OpenSearchError(f"{server_url(self._client)}, index {self._index!r}, query {query.query_id!r}: {what}")
+
+
+def _has_id_column(info: IndexInfo) -> bool:
+    """Whether ``doc_id`` is known to repeat ``_id``: we made it, or it is an alias. Its name alone says nothing."""
+    field = info.mapping.get("properties", {}).get(DOC_ID, {})
+    if field.get("type") == "alias":
+        return bool(field.get("path") == "_id")
+    return made_by_us(info.mapping) is not None and field.get("type") == "keyword"
+
+
+def _fielddata_is_off(answer: Mapping[str, Any]) -> bool:
+    return "indices.id_field_data.enabled" in error_reason(answer["error"])

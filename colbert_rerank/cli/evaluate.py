@@ -1,0 +1,34 @@
+"""`colbert-rerank eval`."""
+
+from __future__ import annotations
+
+import click
+
+from colbert_rerank.cli.output import figures, output_options, table
+
+DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
+
+
+@click.command()
+@click.argument("run")
+@click.option("--qrels", required=True, help="Judgements: TREC qrels, or a BEIR TSV.")
+@click.option("--measures", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them.")
+@click.option("--by-query", is_flag=True, help="One line a query as well.")
+@output_options
+def evaluate(run: str, qrels: str, measures: str, by_query: bool) -> None:
+    r"""Measure a TREC run file.
+
+    \b
+    Example:  colbert-rerank eval run.txt --qrels qrels/test.tsv --measures "nDCG@10 RR(rel=2)@10"
+    """
+    from colbert_rerank import trec
+    from colbert_rerank.evaluate import evaluate_queries, parse_measures
+
+    names = parse_measures(measures)
+    result = evaluate_queries(trec.read_run(run), trec.read_qrels(qrels), names)
+    if by_query:
+        queries = sorted(result.per_query[names[0]])
+        rows = [[q, *(f"{result.per_query[m][q]:.4f}" for m in names)] for q in queries]
+        table("", ["query", *names], [*rows, ["all", *figures(result.mean)]])
+    else:
+        table("", ["", *names], [[run, *figures(result.mean)]])

@@ -1,0 +1,245 @@
+"""Options that several commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from colbert_rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from colbert_rerank.encoder import Encoder
+    from colbert_rerank.rerank import Reranker
+    from colbert_rerank.store import Store
+    from colbert_rerank.types import Candidates
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    model: str
+    device: str
+    compute_dtype: str
+
+    def load(self) -> Encoder:
+        from colbert_rerank.encoder import Encoder
+
+        return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype)
+
+
+@dataclass(frozen=True)
+class OpenSearchOptions:
+    opensearch: str | None
+    os_user: str
+    os_password_file: str
+    os_api_key_file: str
+    os_token_file: str
+    ca_file: str
+    insecure: bool
+    aws_region: str
+    aws_service: str
+    timeout: float
+
+    def connect(self) -> OpenSearch:
+        """A client for a server that was asked whether it will do. Raises OpenSearchError, UsageError."""
+        from colbert_rerank.connection import Connection
+        from colbert_rerank.opensearch import check_server, connect
+
+        if not self.opensearch:
+            raise UsageError("give the server's address: --opensearch URL")
+        client = connect(
+            Connection.from_environment(
+                self.opensearch,
+                user=self.os_user,
+                password_file=self.os_password_file,
+                api_key_file=self.os_api_key_file,
+                token_file=self.os_token_file,
+                ca_file=self.ca_file,
+                verify=not self.insecure,
+                aws_region=self.aws_region,
+                aws_service=self.aws_service,
+                timeout=self.timeout,
+            )
+        )
+        check_server(client)
+        return client
+
+
+@dataclass(frozen=True)
+class FirstStageOptions:
+    """Where candidates come from: the embedded index, a run file, or OpenSearch."""
+
+    bm25: bool
+    candidates: str | None
+    index: str | None
+    query_template: Path | None
+    qualified_ids: bool
+    dfs: bool
+    allow_other_index: bool
+    add_doc_id_alias: bool
+
+    def open(self, store: Store, server: OpenSearchOptions) -> Candidates:
+        """Open the first stage and refuse one that the store was not made from."""
+        from colbert_rerank.binding import check_origin
+
+        found = self._open(store, server)
+        check_origin(store, found, allow_other_index=self.allow_other_index)
+        return found
+
+    def _open(self, store: Store, server: OpenSearchOptions) -> Candidates:
+        chosen = [self.bm25, self.candidates is not None, server.opensearch is not None]
+        if sum(chosen) > 1:
+            raise UsageError("choose one first stage: --bm25, --candidates RUN, or --opensearch URL --index NAME")
+        if self.candidates is not None:
+            from colbert_rerank.candidates.runfile import RunCandidates
+
+            return RunCandidates(self.candidates)
+        if server.opensearch is not None:
+            return self._open_index(store, server)
+        from colbert_rerank.candidates.bm25 import Bm25Index
+
+        return Bm25Index.open_for(store.folder, store.manifest)
+
+    def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
+        from colbert_rerank.candidates.doc_id_alias import add_doc_id_alias, estimate_fielddata_bytes
+        from colbert_rerank.candidates.opensearch import OpenSearchCandidates
+        from colbert_rerank.candidates.template import load_template
+        from colbert_rerank.cli.output import warn
+
+        origin = store.manifest.origin
+        index = self.index or (origin.name if origin and origin.kind == "opensearch" else None)
+        if index is None:
+            raise UsageError("name the index that the candidates come from: --index NAME")
+        client = server.connect()
+        if self.add_doc_id_alias:
+            size = estimate_fielddata_bytes(client, index)
+            warn(f"doc_id -> _id alias on {index}: about {size / 2**20:.1f} MiB of fielddata heap once it is used")
+            add_doc_id_alias(client, index)
+        template = load_template(self.query_template) if self.query_template else None
+        return OpenSearchCandidates(
+            client,
+            index,
+            fields=store.manifest.recipe.fields,
+            template=template,
+            qualified_ids=self.qualified_ids,
+            dfs=self.dfs,
+        )
+
+
+def model_options(command: F) -> F:
+    """``--model``, ``--device``, ``--compute-dtype``, passed on as ``model: ModelOptions``."""
+    return _grouped(
+        command,
+        "model",
+        ModelOptions,
+        click.option(
+            "--model", default="starter", show_default=True, help="'starter', a folder, or OWNER/NAME on the hub."
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--compute-dtype",
+            default="auto",
+            show_default=True,
+            type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+            help="Precision of the network; auto is fp32 on a CPU, fp16 on a GPU.",
+        ),
+    )
+
+
+def opensearch_options(command: F) -> F:
+    """How to reach OpenSearch, passed on as ``server: OpenSearchOptions``. Secrets never stand on the command line."""
+    return _grouped(
+        command,
+        "server",
+        OpenSearchOptions,
+        click.option("--opensearch", metavar="URL", help="The server, such as https://localhost:9200."),
+        click.option("--os-user", default="", help="Else COLBERT_RERANK_OPENSEARCH_USER."),
+        click.option("--os-password-file", default="", help="Else COLBERT_RERANK_OPENSEARCH_PASSWORD."),
+        click.option("--os-api-key-file", default="", help="Else COLBERT_RERANK_OPENSEARCH_API_KEY."),
+        click.option("--os-token-file", default="", help="A bearer token; else COLBERT_RERANK_OPENSEARCH_TOKEN."),
+        click.option("--ca-file", default="", help="CA certificate of the server, PEM."),
+        click.option("--insecure", is_flag=True, help="Do not check the server's certificate."),
+        click.option("--aws-region", default="", help="Sign requests for Amazon OpenSearch in this region (SigV4)."),
+        click.option("--aws-service", default="es", show_default=True, help="es, or aoss for serverless."),
+        click.option("--timeout", default=60.0, show_default=True, help="Seconds a request may take."),
+    )
+
+
+def first_stage_options(command: F) -> F:
+    """Where candidates come from, passed on as ``first_stage: FirstStageOptions``."""
+    return _grouped(
+        command,
+        "first_stage",
+        FirstStageOptions,
+        click.option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
+        click.option("--candidates", metavar="RUN", help="A TREC run file; - for stdin."),
+        click.option("--index", help="The OpenSearch index; by default the one the store was made from."),
+        click.option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
+        click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, for one name over several indices."),
+        click.option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
+        click.option(
+            "--allow-other-index", is_flag=True, help="Accept a reindexed copy, after comparing 20 documents with it."
+        ),
+        click.option(
+            "--add-doc-id-alias", is_flag=True, help="Add a doc_id alias of _id to the index's mapping (changes it)."
+        ),
+    )
+
+
+def ranking_options(command: F) -> F:
+    """``--missing`` and ``--interpolate``."""
+    for option in (
+        click.option(
+            "--missing",
+            type=click.Choice(["first_stage", "encode", "drop", "error"]),
+            default="first_stage",
+            show_default=True,
+            help="Candidates without vectors: keep after the others, encode their text now, drop, or stop.",
+        ),
+        click.option(
+            "--interpolate",
+            type=float,
+            metavar="A",
+            help="Rank by A z(first stage) + (1 - A) z(MaxSim); off by default.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_reranker(store: Path, model: ModelOptions, missing: Any, interpolate: float | None) -> Reranker:
+    """The re-ranker over the store in a folder; says so where the store's last ingest did not come to its end."""
+    from colbert_rerank.cli.output import warn
+    from colbert_rerank.rerank import Reranker
+    from colbert_rerank.store import Store
+
+    opened = Store.open(store)
+    if not opened.manifest.complete:
+        warn(f"{store}: an ingest into this store was interrupted, or is under way; it holds {len(opened):,} documents")
+    return Reranker(opened, model.load(), missing=missing, interpolate=interpolate)
+
+
+def _grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -> F:
+    """Add ``options`` to a command, and hand them over as one value of ``kind``."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        own = {field: kwargs.pop(field) for field in kind.__dataclass_fields__}
+        return command(*args, **{name: kind(**own)}, **kwargs)
+
+    result: Any = wrapper
+    for option in reversed(options):
+        result = option(result)
+    typed: F = result
+    return typed

@@ -1,0 +1,132 @@
+"""Where an OpenSearch cluster is and how to log in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from colbert_rerank.errors import UsageError
+
+ENVIRONMENT = "COLBERT_RERANK_OPENSEARCH_"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a cluster is and how to log in. Secrets are shown neither by ``repr`` nor in any error.
+
+    A user and password in the URL are split off it. ``timeout`` is in seconds, for one request. Raises ``UsageError``.
+    """
+
+    url: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+    api_key: str = field(default="", repr=False)
+    bearer: str = field(default="", repr=False)
+    ca_file: str = ""
+    verify: bool = True
+    aws_region: str = ""
+    aws_service: str = "es"
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        url, user, password = _split_url(self.url)
+        object.__setattr__(self, "url", url)  # the dataclass is frozen for everyone else
+        if user or password:
+            if self.user and self.user != user:
+                raise UsageError(f"{url}: the URL names another user than {self.user!r}; give one of them")
+            object.__setattr__(self, "user", user)
+            object.__setattr__(self, "password", self.password or password)
+        if self.password and not self.user:
+            raise UsageError(f"{url}: a password without a user; name the user too")
+        ways = {
+            "a user with password": self.user,
+            "an API key": self.api_key,
+            "a bearer token": self.bearer,
+            "AWS signatures": self.aws_region,
+        }
+        given = [name for name, value in ways.items() if value]
+        if len(given) > 1:
+            raise UsageError(f"{url}: {' and '.join(given)} were given; choose one way to log in")
+        for secret in (self.user, self.password, self.api_key, self.bearer):
+            if any(ord(character) < 32 for character in secret):
+                raise UsageError(f"{url}: {given[0]} holds a line break or another control character")
+        if not (self.api_key + self.bearer).isascii():
+            raise UsageError(f"{url}: {given[0]} holds characters that cannot stand in an HTTP header")
+        if self.ca_file and not Path(self.ca_file).exists():
+            raise UsageError(f"{url}: no CA certificate at {self.ca_file}")
+        if not self.timeout > 0:
+            raise UsageError(f"{url}: the timeout must be more than 0 seconds, not {self.timeout}")
+
+    @classmethod
+    def from_environment(
+        cls,
+        url: str,
+        *,
+        user: str = "",
+        password_file: str | Path = "",
+        api_key_file: str | Path = "",
+        token_file: str | Path = "",
+        ca_file: str | Path = "",
+        verify: bool = True,
+        aws_region: str = "",
+        aws_service: str = "es",
+        timeout: float = 60.0,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Connection:
+        """The same, with secrets from files (their last line break is left off) or else from the environment.
+
+        The variables are ``COLBERT_RERANK_OPENSEARCH_`` + ``USER``, ``PASSWORD``, ``API_KEY``, ``TOKEN``. An explicit
+        way to log in (an argument, a file, a user in the URL) leaves the variables of the other ways aside.
+        """
+        _, user_in_url, password_in_url = _split_url(url)
+        explicit = bool(user or password_file or api_key_file or token_file or aws_region or user_in_url)
+        basic = not explicit or bool(user or password_file or user_in_url)
+        if basic and not user_in_url:
+            user = user or environ.get(ENVIRONMENT + "USER", "")
+        password = _read_secret(password_file)
+        if basic and (user or user_in_url) and not (password or password_in_url):
+            password = environ.get(ENVIRONMENT + "PASSWORD", "")
+        return cls(
+            url=url,
+            user=user,
+            password=password,
+            api_key=_read_secret(api_key_file) or ("" if explicit else environ.get(ENVIRONMENT + "API_KEY", "")),
+            bearer=_read_secret(token_file) or ("" if explicit else environ.get(ENVIRONMENT + "TOKEN", "")),
+            ca_file=str(ca_file),
+            verify=verify,
+            aws_region=aws_region,
+            aws_service=aws_service,
+            timeout=timeout,
+        )
+
+
+def _split_url(url: str) -> tuple[str, str, str]:
+    """URL without user and password, user, password."""
+    example = "write it like https://localhost:9200"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its message could show a password
+        raise UsageError(f"the OpenSearch URL cannot be read; {example}, special characters percent-encoded") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError(f"the OpenSearch URL must begin with http:// or https:// and name a host; {example}")
+    if parts.query or parts.fragment:
+        raise UsageError(f"the OpenSearch URL must end before any ? or #; {example}")
+    address = f"[{host}]" if ":" in host else host
+    clean = f"{parts.scheme}://{address}" + (f":{port}" if port else "") + parts.path.rstrip("/")
+    return clean, unquote(parts.username or ""), unquote(parts.password or "")
+
+
+def _read_secret(path: str | Path) -> str:
+    if not path:
+        return ""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the secret in {path}: {getattr(error, 'strerror', '') or 'not UTF-8'}") from None
+    if not secret:
+        raise UsageError(f"the secret file {path} is empty")
+    return secret

@@ -1,0 +1,305 @@
+"""The way to an OpenSearch cluster: where it is, how to log in, and what its failures mean."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import opensearchpy
+
+from colbert_rerank.connection import Connection
+from colbert_rerank.errors import (
+    IndexNotFoundError,
+    MissingDependencyError,
+    OpenSearchAuthError,
+    OpenSearchError,
+    OpenSearchUnreachableError,
+    UsageError,
+)
+from colbert_rerank.retry import BUSY_STATUS, Retry, parse_retry_after, with_retry
+from colbert_rerank.types import Origin
+
+LOWEST_VERSION = (2, 11)
+
+_log = logging.getLogger(__name__)
+
+
+class BusyError(opensearchpy.TransportError):  # type: ignore[misc]  # opensearch-py is untyped here
+    """429, 502, 503 or 504, with the seconds its ``Retry-After`` header asked for."""
+
+    retry_after: float | None = None
+
+
+class _HttpConnection(opensearchpy.Urllib3HttpConnection):  # type: ignore[misc]
+    """opensearch-py's own, keeping ``Retry-After`` on errors, and quiet: callers get exceptions, not log lines too."""
+
+    def perform_request(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        ignore: Sequence[int] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Mapping[str, str], str]:
+        # An ignored status comes back with its headers, which opensearch-py's exceptions drop.
+        status, response_headers, data = super().perform_request(
+            method, url, params, body, timeout=timeout, ignore=(*ignore, *BUSY_STATUS), headers=headers
+        )
+        if status in BUSY_STATUS and status not in ignore:
+            try:
+                self._raise_error(status, data, response_headers.get("content-type"))
+            except opensearchpy.TransportError as error:
+                busy = BusyError(*error.args)
+                busy.retry_after = parse_retry_after(response_headers.get("retry-after"))
+                raise busy from None
+        return status, response_headers, data
+
+    def log_request_fail(
+        self,
+        method: str,
+        full_url: str,
+        path: str,
+        body: Any,
+        duration: float,
+        status_code: int | None = None,
+        response: str | None = None,
+        exception: Exception | None = None,
+    ) -> None:
+        _log.debug("%s %s: %s after %.3f s", method, full_url, status_code or type(exception).__name__, duration)
+
+    def log_request_success(
+        self,
+        method: str,
+        full_url: str,
+        path: str,
+        body: Any,
+        status_code: int,
+        response: str,
+        duration: float,
+    ) -> None:
+        _log.debug("%s %s: %s after %.3f s", method, full_url, status_code, duration)
+
+    def _raise_warnings(self, warning_headers: Sequence[str]) -> None:
+        for header in warning_headers or ():
+            _log.debug("OpenSearch warns: %s", header)
+
+
+def connect(connection: Connection, *, pool_size: int = 16) -> opensearchpy.OpenSearch:
+    """A client for the cluster; contacts nothing yet. ``pool_size`` bounds its connections, one per thread in use.
+
+    Raises ``MissingDependencyError`` where AWS signatures are wanted without boto3.
+    """
+    parts = urlsplit(connection.url)
+    secure = parts.scheme == "https"
+    headers: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    if connection.api_key:
+        headers["authorization"] = f"ApiKey {connection.api_key}"
+    elif connection.bearer:
+        headers["authorization"] = f"Bearer {connection.bearer}"
+    elif connection.user:
+        # As UTF-8, which OpenSearch expects; the library would write Latin-1.
+        pair = f"{connection.user}:{connection.password}".encode()
+        headers["authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
+    elif connection.aws_region:
+        options["http_auth"] = _aws_signer(connection)
+    if secure:
+        options["verify_certs"] = connection.verify
+        options["ssl_show_warn"] = False  # one line in our log instead of a Python warning for each request
+        options["ca_certs"] = connection.ca_file or None
+        if not connection.verify:
+            _log.warning("%s: the server's certificate is not verified", connection.url)
+            options["ssl_assert_hostname"] = False
+    # Not among the hosts: those are shown by the client's repr.
+    return opensearchpy.OpenSearch(
+        [
+            {
+                "host": parts.hostname,
+                "port": parts.port or (443 if secure else 9200),
+                "use_ssl": secure,
+                "url_prefix": parts.path.strip("/"),
+            }
+        ],
+        connection_class=_HttpConnection,
+        headers=headers,
+        max_retries=0,  # ours know Retry-After; the library's repeat at once
+        timeout=connection.timeout,
+        pool_maxsize=pool_size,
+        **options,
+    )
+
+
+class Server(NamedTuple):
+    """``distribution`` is ``"opensearch"``, or empty where the server would not say."""
+
+    distribution: str
+    version: str
+
+
+def check_server(client: opensearchpy.OpenSearch) -> Server:
+    """Ask once who is there.
+
+    Raises a leaf of ``OpenSearchError`` where nobody answers, or a server that this package cannot use.
+    """
+    try:
+        with translated(client):
+            # Only a busy server is asked again: a wrong URL should be reported at once.
+            answer = with_retry(lambda: client.info(), Retry(1, 0, 0))
+    except OpenSearchAuthError as error:
+        if error.__cause__ is not None and getattr(error.__cause__, "status_code", 0) == 403:
+            _log.info("%s does not tell this user its version", server_url(client))
+            return Server("", "")
+        raise
+    version = answer.get("version") if isinstance(answer, dict) else None
+    if not isinstance(version, dict):
+        raise OpenSearchError(f"{server_url(client)} answers, but not as OpenSearch does; check the URL")
+    number = str(version.get("number", ""))
+    if version.get("distribution") != "opensearch":
+        raise OpenSearchError(
+            f"{server_url(client)} is not OpenSearch (version {number or 'unknown'}): 2.11 or later of it is needed"
+        )
+    # 7.10.2 is what OpenSearch says under compatibility.override_main_response_version.
+    if _version(number) < LOWEST_VERSION:
+        raise OpenSearchError(f"{server_url(client)} is OpenSearch {number}: 2.11 or later is needed")
+    return Server("opensearch", number)
+
+
+class IndexInfo(NamedTuple):
+    """One concrete index. ``settings`` is its ``index`` object; ``aliases`` maps alias to definition."""
+
+    name: str
+    uuid: str
+    mapping: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    aliases: Mapping[str, Any]
+
+
+def resolve_index(client: opensearchpy.OpenSearch, name: str) -> list[IndexInfo]:
+    """The concrete indices behind an index, alias, data stream or pattern, by name. One read request.
+
+    Raises ``IndexNotFoundError``; ``OpenSearchAuthError`` where the user lacks ``indices:admin/get``.
+    """
+    if not name or name in ("*", "_all"):
+        raise UsageError(f"name an index (or an alias), not {name!r}")
+    with translated(client, index=name):
+        answer = with_retry(lambda: client.indices.get(index=name))
+    if not answer:
+        raise IndexNotFoundError(f"{server_url(client)} has no index {name!r}")
+    return [
+        IndexInfo(
+            concrete,
+            body["settings"]["index"]["uuid"],
+            body.get("mappings") or {},
+            body["settings"]["index"],
+            body.get("aliases") or {},
+        )
+        for concrete, body in sorted(answer.items())
+    ]
+
+
+def origin_of(indices: Sequence[IndexInfo]) -> Origin:
+    """What a store records to know these indices again; several are joined by commas, in name order."""
+    return Origin("opensearch", ",".join(i.name for i in indices), ",".join(i.uuid for i in indices))
+
+
+def server_url(client: opensearchpy.OpenSearch) -> str:
+    """The address of a client's (first) host, without user or password."""
+    hosts = client.transport.hosts or [{}]
+    host = hosts[0]
+    name = str(host.get("host") or "localhost")
+    scheme = "https" if host.get("use_ssl") or host.get("scheme") == "https" else "http"
+    prefix = str(host.get("url_prefix") or "").strip("/")
+    address = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{address}:{host.get('port') or 9200}" + (f"/{prefix}" if prefix else "")
+
+
+@contextmanager
+def translated(client: opensearchpy.OpenSearch, *, index: str = "") -> Iterator[None]:
+    """Turn opensearch-py's exceptions into ours: what failed, where, and what to do."""
+    try:
+        yield
+    except opensearchpy.TransportError as error:
+        raise translate(error, server_url(client), index) from error
+    except opensearchpy.SerializationError as error:
+        raise OpenSearchError(f"{server_url(client)} answered something that is not JSON; check the URL") from error
+
+
+def translate(error: opensearchpy.TransportError, url: str, index: str = "") -> OpenSearchError:
+    """The error of ours for one of opensearch-py's."""
+    at = f"{url}, index {index!r}" if index else url
+    if isinstance(error, opensearchpy.SSLError):
+        return OpenSearchUnreachableError(
+            f"{url}: no trusted TLS connection ({_first_line(error.error)}); give the certificate authority that "
+            "signed the server's certificate as CA file, and the host name that the certificate is made for"
+        )
+    if isinstance(error, opensearchpy.ConnectionTimeout):
+        return OpenSearchUnreachableError(f"{url}: no answer in time; raise the timeout, or look at the server's load")
+    if isinstance(error, opensearchpy.ConnectionError):
+        hint = "if it speaks TLS, write https://" if url.startswith("http://") else "if it speaks no TLS, write http://"
+        return OpenSearchUnreachableError(
+            f"{url}: cannot reach OpenSearch ({_first_line(error.error)}); check that it runs and that the URL is "
+            f"right ({hint})"
+        )
+    status, kind, reason = int(error.status_code), _error_type(error), _reason(error)
+    if status == 401:
+        return OpenSearchAuthError(f"{url}: OpenSearch does not accept these credentials (401); check user and secret")
+    if status == 403 and kind != "cluster_block_exception":
+        return OpenSearchAuthError(f"{at}: these credentials do not permit it (403 {reason})")
+    if kind == "index_not_found_exception":
+        return IndexNotFoundError(f"{at}: there is no such index; check its name, or ingest documents first")
+    return OpenSearchError(f"{at}: OpenSearch answered {status} {kind}: {reason}".replace(f"{kind}: {kind}", kind))
+
+
+def _aws_signer(connection: Connection) -> Any:
+    try:
+        import boto3
+    except ImportError as error:
+        raise MissingDependencyError(
+            "AWS signatures need boto3; install it with: pip install 'colbert-rerank[aws]'"
+        ) from error
+    credentials = boto3.Session().get_credentials()
+    if credentials is None:
+        raise OpenSearchAuthError(f"{connection.url}: no AWS credentials found; see boto3's list of where it looks")
+    return opensearchpy.Urllib3AWSV4SignerAuth(credentials, connection.aws_region, connection.aws_service)
+
+
+def _version(number: str) -> tuple[int, ...]:
+    match = re.match(r"(\d+)\.(\d+)", number)
+    return (int(match[1]), int(match[2])) if match else LOWEST_VERSION
+
+
+def _error_type(error: opensearchpy.TransportError) -> str:
+    return _first_line(error.error)
+
+
+def _reason(error: opensearchpy.TransportError) -> str:
+    """The deepest reason that the server gave, else the beginning of its answer."""
+    return error_reason(error.info.get("error")) if isinstance(error.info, dict) else _first_line(error.error)
+
+
+def error_reason(error: object) -> str:
+    """The reasons inside an OpenSearch error object, outermost first, without repetition."""
+    reasons: list[str] = []
+    while isinstance(error, Mapping):
+        reason = _first_line(error.get("reason"))
+        if reason and reason not in reasons:
+            reasons.append(reason)
+        inner = error.get("caused_by")
+        if inner is None and (failed := error.get("failed_shards")):
+            inner = failed[0].get("reason")
+        error = inner
+    if isinstance(error, str):
+        reasons.append(_first_line(error))
+    return "; ".join(reasons)
+
+
+def _first_line(text: object) -> str:
+    lines = str(text or "").strip().splitlines()
+    return lines[0][:300] if lines else ""

@@ -1,0 +1,181 @@
+"""`colbert-rerank ingest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from colbert_rerank.cli.options import FOLDER, ModelOptions, OpenSearchOptions, model_options, opensearch_options
+from colbert_rerank.cli.output import output_options, progress, say, warn
+from colbert_rerank.errors import UsageError
+
+if TYPE_CHECKING:
+    from colbert_rerank.recipe import Recipe
+    from colbert_rerank.store import Manifest
+    from ingest.first_stage import FirstStage
+    from ingest.pipeline import IngestReport
+    from ingest.sources import Source
+    from ingest.validation import InputReport
+
+OPENSEARCH = "opensearch:"
+
+
+@click.command()
+@click.argument("source")
+@click.option("--store", required=True, type=FOLDER, help="The folder of the token store; made if it is not there.")
+@click.option("--fields", default="title,text", show_default=True, help="Fields to encode, in order.")
+@click.option("--format", help="beir, jsonl, tsv or trec; needed for stdin, else found by content.")
+@click.option("--id-field", help="Field of the document ids; by default _id, id or doc_id.")
+@click.option("--columns", help="Columns of a TSV, such as id,url,title,text; - leaves one out.")
+@click.option(
+    "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad document."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Of stored vectors.",
+)
+@click.option("--index", help="The OpenSearch index to fill (with --opensearch); made if it is not there.")
+@click.option("--shards", default=1, show_default=True, type=click.IntRange(1), help="Of an index that is made.")
+@click.option(
+    "--replicas", type=click.IntRange(0), help="Of an index that is made; by default 1 where a node can hold it."
+)
+@click.option("--analyzer", default="english", show_default=True, help="Of an index that is made.")
+@click.option("--bm25-k1", default=0.9, show_default=True, help="Of an index that is made.")
+@click.option("--bm25-b", default=0.4, show_default=True, help="Of an index that is made.")
+@click.option("--into-existing", is_flag=True, help="Write into an index that colbert-rerank did not make.")
+@click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, to read one name over several indices.")
+@click.option("--allow-other-index", is_flag=True, help="Fill an index that was made again from this store.")
+@opensearch_options
+@model_options
+@output_options
+def ingest(
+    source: str,
+    store: Path,
+    fields: str,
+    on_error: Any,
+    dtype: str,
+    index: str | None,
+    qualified_ids: bool,
+    allow_other_index: bool,
+    server: OpenSearchOptions,
+    model: ModelOptions,
+    **options: Any,
+) -> None:
+    r"""Store documents in a first stage's index and their token vectors in a store.
+
+    SOURCE is a BEIR folder, a JSONL, TSV or TREC file (gzipped or not), - for stdin, ir_datasets:ID, or
+    opensearch:INDEX, an index that exists already, which is only read. Without --opensearch the first stage is a BM25
+    index beside the store. An interrupted ingest goes on when the same command is run again.
+
+    \b
+    Examples:
+      colbert-rerank ingest corpus.jsonl --store DIR
+      colbert-rerank ingest beir/scifact --store DIR --opensearch http://localhost:9200 --index scifact
+      colbert-rerank ingest opensearch:articles --fields title,body --store DIR --opensearch http://localhost:9200
+    """
+    from colbert_rerank.recipe import Recipe
+    from ingest.pipeline import IngestReport
+    from ingest.pipeline import ingest as run
+    from ingest.sources.count import expected_documents
+    from ingest.validation import InputReport
+
+    recipe = Recipe(tuple(name.strip() for name in fields.split(",") if name.strip()))
+    if not recipe.fields:
+        raise UsageError("--fields names no field")
+    report = IngestReport(InputReport(on_error))
+    found = _source(source, server, index, qualified_ids, options, report.input)
+    origin = getattr(found, "origin", None)
+    first_stage = None if origin else _first_stage(recipe, server, index, options)
+    encoder = model.load()
+    with progress("documents", expected_documents(found)) as update:
+        manifest = run(
+            found,
+            store,
+            encoder,
+            recipe=recipe,
+            report=report,
+            first_stage=first_stage,
+            origin=origin,
+            dtype=dtype,
+            allow_other_index=allow_other_index,
+            progress=lambda r: update(r.encoded + r.unchanged, detail(r, encoder.dim, dtype)),
+        )
+    describe(report, manifest, store)
+
+
+def _source(
+    spec: str, server: OpenSearchOptions, index: str | None, qualified_ids: bool, options: Any, report: InputReport
+) -> Source:
+    from ingest.sources import SourceOptions, open_source
+
+    if spec.startswith(OPENSEARCH) and spec != OPENSEARCH and server.opensearch:
+        from ingest.sources.opensearch import OpenSearchSource
+
+        if index is not None:
+            raise UsageError(f"--index names an index to fill; {spec} is read, and stays the first stage itself")
+        return OpenSearchSource(server.connect(), spec.removeprefix(OPENSEARCH), qualified_ids=qualified_ids)
+    columns = tuple(c.strip() for c in options["columns"].split(",")) if options["columns"] else None
+    return open_source(spec, SourceOptions(options["format"], options["id_field"], columns), report)
+
+
+def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, options: Any) -> FirstStage | None:
+    """The OpenSearch index to fill; ``None`` for the one beside the store."""
+    from ingest.first_stage import opensearch
+    from mappings import index_body
+
+    if server.opensearch is None:
+        if index is not None:
+            raise UsageError("--index needs --opensearch URL")
+        return None
+    if index is None:
+        raise UsageError("name the index to fill: --index NAME")
+    try:
+        body = index_body(
+            recipe.fields,
+            shards=options["shards"],
+            replicas=options["replicas"],
+            analyzer=options["analyzer"],
+            k1=options["bm25_k1"],
+            b=options["bm25_b"],
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return opensearch(server.connect(), index, body, into_existing=options["into_existing"])
+
+
+def detail(report: IngestReport, dim: int, dtype: str) -> str:
+    """Rate and size, for the progress bar."""
+    seconds = sum(report.seconds.get(stage, 0.0) for stage in ("read", "tokenize", "encode"))
+    size = report.tokens * dim * (2 if dtype == "float16" else 4) / 2**20
+    return f"{report.encoded / seconds:,.0f}/s, {size:,.0f} MB" if seconds and report.encoded else ""
+
+
+def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
+    """Say what an ingest did: counts, what was cut or left out, and where the time went."""
+    documents = manifest.index.documents if manifest.index else 0
+    size = sum(s.bytes for s in manifest.segments) / 2**20
+    say(
+        f"{store}: {documents:,} documents, {manifest.rows:,} token vectors, {size:,.1f} MB "
+        f"({report.encoded:,} encoded, {report.unchanged:,} stored before)",
+        documents=documents,
+        rows=manifest.rows,
+        encoded=report.encoded,
+        unchanged=report.unchanged,
+        posted=report.posted,
+    )
+    if report.truncated:
+        warn(
+            f"{report.truncated:,} documents are longer than the model reads, and were cut", truncated=report.truncated
+        )
+    if report.input.ids_with_spaces:
+        warn(f"{report.input.ids_with_spaces:,} ids hold white space: a TREC run file cannot name these documents")
+    for cause, count in sorted(report.input.skipped.items()):
+        warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
+    for message in report.input.messages:
+        warn(f"  {message}")
+    say("seconds: " + ", ".join(f"{stage} {s:.1f}" for stage, s in report.seconds.items()), seconds=report.seconds)

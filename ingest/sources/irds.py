@@ -1,0 +1,51 @@
+"""The documents of an ir_datasets id, such as `beir/scifact` or `msmarco-passage`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from colbert_rerank.errors import InputError, MissingDependencyError
+from colbert_rerank.types import Document
+
+_ID = "doc_id"
+_NOT_JSON = object()
+
+
+class IrDatasetsSource:
+    """Each field of the data set's documents, save ``doc_id``; raw bytes (web pages as fetched) are left out."""
+
+    def __init__(self, dataset_id: str) -> None:
+        """Raises MissingDependencyError without ir_datasets, InputError for an id it does not know."""
+        try:
+            import ir_datasets
+        except ImportError as error:
+            message = "ir_datasets: sources need ir_datasets. Install it with pip install 'colbert-rerank[ir-datasets]'"
+            raise MissingDependencyError(message) from error
+        self.kind: Final = "ir_datasets"
+        self.name: Final = dataset_id
+        try:
+            self._dataset: Any = ir_datasets.load(dataset_id)
+        except KeyError as error:
+            message = "ir_datasets knows no such data set. Its ids are listed at https://ir-datasets.com"
+            raise InputError(message, where=f"ir_datasets:{dataset_id}") from error
+        if not self._dataset.has_docs():
+            message = "this data set has no documents; its parent may have them"
+            raise InputError(message, where=f"ir_datasets:{dataset_id}")
+
+    def __iter__(self) -> Iterator[Document]:
+        for number, doc in enumerate(self._dataset.docs_iter(), start=1):
+            given = _json_value(doc)
+            fields = {key: value for key, value in given.items() if key != _ID and value is not _NOT_JSON}
+            yield Document(doc.doc_id, fields, f"ir_datasets:{self.name}:{number}")
+
+
+def _json_value(value: Any) -> Any:
+    """What JSON can hold: named tuples become objects, other tuples arrays, and bytes nothing."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {key: _json_value(item) for key, item in value._asdict().items()}
+    if isinstance(value, (list, tuple)):
+        return [item for item in map(_json_value, value) if item is not _NOT_JSON]
+    return _NOT_JSON

@@ -1,0 +1,207 @@
+"""An existing OpenSearch index as a source. It is only read: no request changes anything in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import opensearchpy
+
+from colbert_rerank.errors import InputError, OpenSearchError, UsageError
+from colbert_rerank.id_set import IdSet
+from colbert_rerank.opensearch import IndexInfo, origin_of, resolve_index, server_url, translated
+from colbert_rerank.retry import WRITE, Retry, with_retry
+from colbert_rerank.types import Document, Origin
+from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
+from mappings import document_fields, made_by_us
+
+MOST_REOPENED = 3  # times in a row without a new document in between
+
+_log = logging.getLogger(__name__)
+
+
+class OpenSearchSource:
+    """All documents of an index, alias or pattern, as they stood when the reading began.
+
+    It is read slice after slice; a slice holds documents of one shard. Where the server loses the frozen view (it
+    expired, or a node restarted) the slice is read again, less what was yielded. ``slices`` defaults to the number of
+    shards. Several concrete indices need ``qualified_ids``: ids then read ``index/id``. Ids are remembered as hashes,
+    about 20 bytes each.
+
+    Raises ``UsageError``, leaves of ``OpenSearchError``, and ``InputError`` for an id that two documents share or an
+    index without ``_source``.
+    """
+
+    def __init__(
+        self,
+        client: opensearchpy.OpenSearch,
+        index: str,
+        *,
+        slices: int | None = None,
+        page_docs: int = 1000,
+        keep_alive: str = "10m",
+        qualified_ids: bool = False,
+        retry: Retry = WRITE,
+    ) -> None:
+        if slices is not None and not 1 <= slices <= 1024:
+            raise UsageError(f"slices must lie in 1..1024, not {slices}")
+        if not 1 <= page_docs <= 10_000:
+            raise UsageError(f"a page holds 1 to 10000 documents, not {page_docs}")
+        self._client = client
+        self._index = index
+        self._indices = {info.name: info for info in resolve_index(client, index)}
+        if len(self._indices) > 1 and not qualified_ids:
+            raise UsageError(
+                f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
+                "name several documents; name one of them, or ask for qualified ids (index/id)"
+            )
+        for info in self._indices.values():
+            _check_source(info)
+        self._slices = slices or max(int(info.settings.get("number_of_shards", 1)) for info in self._indices.values())
+        self._page_docs = page_docs
+        self._keep_alive = keep_alive
+        self._qualified = qualified_ids
+        self._retry = retry
+        self._old_server = False
+
+    @property
+    def kind(self) -> str:
+        return "opensearch"
+
+    @property
+    def name(self) -> str:
+        return self._index
+
+    @property
+    def origin(self) -> Origin:
+        """The concrete index and its UUID; several are joined by commas."""
+        return origin_of(list(self._indices.values()))
+
+    def __iter__(self) -> Iterator[Document]:
+        seen = _Seen()
+        snapshot = self._open()
+        try:
+            for number in range(self._slices):
+                reopened = 0
+                while True:
+                    before = seen.count
+                    try:
+                        for hits in snapshot.pages(number, self._slices):
+                            yield from self._new_documents(hits, seen)
+                        break
+                    except (SnapshotLostError, SortUnknownError) as error:
+                        self._old_server = self._old_server or isinstance(error, SortUnknownError)
+                        reopened = 1 if seen.count > before else reopened + 1
+                        if reopened > MOST_REOPENED:
+                            raise OpenSearchError(
+                                f"{server_url(self._client)}, index {self._index!r}: the server keeps losing the "
+                                f"frozen view of it (kept alive for {self._keep_alive}); look at its log"
+                            ) from error
+                        _log.info("%s: the frozen view is gone, opening another", self._index)
+                        snapshot.close()
+                        snapshot = self._open()
+                        seen.resumed = True
+                        if origin_of(resolve_index(self._client, self._index)) != self.origin:
+                            raise OpenSearchError(
+                                f"{self._index!r} was replaced while it was read; read it again"
+                            ) from error
+        finally:
+            snapshot.close()
+
+    def _open(self) -> Snapshot:
+        kind: type[PointInTime] | type[Scroll] = Scroll if self._old_server else PointInTime
+        try:
+            return kind(
+                self._client, self._index, page_docs=self._page_docs, keep_alive=self._keep_alive, retry=self._retry
+            )
+        except OpenSearchError as error:
+            # A server (or a proxy) without points in time knows neither the path nor the method.
+            cause = error.__cause__
+            if self._old_server or getattr(cause, "error", "") == "index_not_found_exception":
+                raise
+            if getattr(cause, "status_code", 0) not in (400, 404, 405, 501):
+                raise
+            _log.info("%s has no points in time, scrolling instead", server_url(self._client))
+            self._old_server = True
+            return self._open()
+
+    def _new_documents(self, hits: list[Hit], seen: _Seen) -> Iterator[Document]:
+        for hit in hits:
+            info = self._indices.get(hit["_index"])
+            if info is None:
+                raise OpenSearchError(f"{self._index!r} now also holds {hit['_index']!r}: it changed while it was read")
+            doc_id = f"{info.name}/{hit['_id']}" if self._qualified else hit["_id"]
+            verdict = seen.look(doc_id, hit.get("_routing"))
+            if verdict == "again" and seen.resumed:
+                continue
+            if verdict == "twice":
+                self._check_twice(info.name, hit["_id"])
+            source = hit.get("_source")
+            if source is None:
+                raise _no_source(info.name)
+            yield Document(
+                doc_id,
+                document_fields(source) if made_by_us(info.mapping) else source,
+                f"{info.name}/{hit['_id']}",
+                hit.get("_seq_no", -1),
+                hit.get("_primary_term", -1),
+            )
+
+    def _check_twice(self, index: str, inner_id: str) -> None:
+        """Raise where the index really holds two documents with this id, naming both; hashes alone may meet."""
+        body = {"query": {"ids": {"values": [inner_id]}}, "_source": False, "explain": True, "size": 2}
+        with translated(self._client, index=index):
+            answer = with_retry(
+                lambda: self._client.search(index=index, body=body, params={"search_pipeline": "_none"}), self._retry
+            )
+        hits = answer["hits"]["hits"]
+        if len(hits) > 1:
+            places = " and ".join(map(_place, hits))
+            raise InputError(
+                f"two documents have the id {inner_id!r}: {places}. Custom routing put them on different shards; give "
+                "one of them another id",
+                where=index,
+            )
+
+
+class _Seen:
+    """Which documents were yielded. Those with custom routing are kept by routing and id: two may share an id."""
+
+    def __init__(self) -> None:
+        self.resumed = False  # only then can a document come again
+        self._keys = IdSet()  # an id without routing, or routing and id
+        self._routed = IdSet()  # ids of the routed ones
+
+    @property
+    def count(self) -> int:
+        return len(self._keys)
+
+    def look(self, doc_id: str, routing: str | None) -> str:
+        """``"new"``, ``"again"`` for a document that was yielded before, ``"twice"`` for an id of two documents."""
+        if not self._keys.add(doc_id if routing is None else f"\0{routing}\0{doc_id}"):
+            return "again"
+        if routing is None:
+            return "twice" if len(self._routed) and doc_id in self._routed else "new"
+        other = doc_id in self._keys
+        return "twice" if not self._routed.add(doc_id) or other else "new"
+
+
+def _check_source(info: IndexInfo) -> None:
+    source = info.mapping.get("_source", {})
+    if source.get("enabled") is False:
+        raise _no_source(info.name)
+    if limits := [f"{name} {', '.join(source[name])}" for name in ("includes", "excludes") if source.get(name)]:
+        _log.warning("index %s keeps only a part of each document (_source %s)", info.name, "; ".join(limits))
+
+
+def _no_source(index: str) -> InputError:
+    return InputError(
+        "the index keeps no _source, so its documents cannot be read back. Ingest them from where they came from",
+        where=index,
+    )
+
+
+def _place(hit: dict[str, Any]) -> str:
+    routing = f"with routing {hit['_routing']!r}" if "_routing" in hit else "without routing"
+    return f"{hit.get('_shard', hit['_index'])} {routing}"
