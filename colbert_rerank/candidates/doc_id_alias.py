@@ -7,7 +7,7 @@ import opensearchpy
 from colbert_rerank.errors import UsageError
 from colbert_rerank.opensearch import IndexInfo, resolve_index, translated
 from colbert_rerank.retry import READ, with_retry
-from mappings import DOC_ID
+from mappings import DOC_ID, made_by_us
 
 SAMPLED_IDS = 1000
 # Measured on OpenSearch 3.6 with 300 to 50,000 ids of six kinds: 3 to 4 bytes beyond the id, for ordinals and lengths;
@@ -33,22 +33,22 @@ def estimate_fielddata_bytes(client: opensearchpy.OpenSearch, index: str) -> int
 def add_doc_id_alias(client: opensearchpy.OpenSearch, index: str) -> list[str]:
     """Add the field ``doc_id`` as an alias of ``_id``; returns the concrete indices whose mapping was changed.
 
-    Documents are not touched; a field cannot be taken out of a mapping again. Raises ``UsageError`` where a field
+    An index of ours has its column and is left as it is. Documents are not touched; a field cannot be taken out of a mapping again. Raises ``UsageError`` where a field
     ``doc_id`` of another kind exists, before anything is changed.
     """
     found = resolve_index(client, index)
-    changed = [info.name for info in found if not _has_alias(info)]
+    changed = [info.name for info in found if not _has_doc_id(info)]
     for name in changed:
         with translated(client, index=name):
             client.indices.put_mapping(index=name, body={"properties": {DOC_ID: {"type": "alias", "path": "_id"}}})
     return changed
 
 
-def _has_alias(info: IndexInfo) -> bool:
+def _has_doc_id(info: IndexInfo) -> bool:
     field = info.mapping.get("properties", {}).get(DOC_ID)
     if field is None:
         return False
-    if field.get("type") == "alias" and field.get("path") == "_id":
+    if (field.get("type") == "alias" and field.get("path") == "_id") or made_by_us(info.mapping):
         return True
     raise UsageError(
         f"the index {info.name!r} has a field {DOC_ID!r} of its own ({field.get('type', 'object')}), so no alias of "

@@ -135,7 +135,7 @@ class OpenSearchCandidates:
                     elif answer.get("status") in BUSY_STATUS:
                         busy = answer
                     else:
-                        self._raise(queries[i], f"answered {answer.get('status')}: {error_reason(answer['error'])}")
+                        self._raise(queries[i], _refusal(answer))
                     continue
                 try:
                     hits = self._read(queries[i], answer, k, sizes[i], ids)
@@ -276,6 +276,13 @@ def _has_id_column(info: IndexInfo) -> bool:
     if field.get("type") == "alias":
         return bool(field.get("path") == "_id")
     return made_by_us(info.mapping) is not None and field.get("type") == "keyword"
+
+
+def _refusal(answer: Mapping[str, Any]) -> str:
+    reason = error_reason(answer["error"])
+    if "maxClauseCount" in reason:
+        reason += "; shorten the query, or raise the node's setting indices.query.bool.max_clause_count"
+    return f"OpenSearch answered {answer.get('status')}: {reason}"
 
 
 def _fielddata_is_off(answer: Mapping[str, Any]) -> bool:

@@ -35,7 +35,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(colbert_rerank.__version__, prog_name="colbert-rerank")
 def cli() -> None:
-    r"""Re-rank BM25's candidates by late interaction (ColBERT), from token vectors stored by document id.
+    """Re-rank BM25's candidates by late interaction (ColBERT), from token vectors stored by document id.
 
     \b
     Try it:  colbert-rerank demo

@@ -16,7 +16,7 @@ DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 @click.option("--by-query", is_flag=True, help="One line a query as well.")
 @output_options
 def evaluate(run: str, qrels: str, measures: str, by_query: bool) -> None:
-    r"""Measure a TREC run file.
+    """Measure a TREC run file.
 
     \b
     Example:  colbert-rerank eval run.txt --qrels qrels/test.tsv --measures "nDCG@10 RR(rel=2)@10"

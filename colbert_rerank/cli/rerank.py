@@ -50,7 +50,7 @@ def rerank(
     missing: Any,
     interpolate: float | None,
 ) -> None:
-    r"""Find candidates for one query, re-rank them, and show the best.
+    """Find candidates for one query, re-rank them, and show the best.
 
     \b
     Examples:

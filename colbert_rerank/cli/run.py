@@ -54,7 +54,7 @@ def run(
     missing: Any,
     interpolate: float | None,
 ) -> None:
-    r"""Re-rank the first stage's top k for every topic and write a TREC run.
+    """Re-rank the first stage's top k for every topic and write a TREC run.
 
     \b
     Examples:

@@ -32,7 +32,7 @@ EXAMPLE_DEPTH = 5
 @model_options
 @output_options
 def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOptions) -> None:
-    r"""Ingest a bundled collection, re-rank its queries, and show BM25 beside ColBERT.
+    """Ingest a bundled collection, re-rank its queries, and show BM25 beside ColBERT.
 
     1,890 Wikipedia paragraphs and 100 multi-hop questions (MuSiQue, CC BY 4.0; Wikipedia text CC BY-SA). Everything it
     needs is in the package. With --opensearch URL the first stage is that server, in the index colbert-rerank-demo.

@@ -66,7 +66,7 @@ def ingest(
     model: ModelOptions,
     **options: Any,
 ) -> None:
-    r"""Store documents in a first stage's index and their token vectors in a store.
+    """Store documents in a first stage's index and their token vectors in a store.
 
     SOURCE is a BEIR folder, a JSONL, TSV or TREC file (gzipped or not), - for stdin, ir_datasets:ID, or
     opensearch:INDEX, an index that exists already, which is only read. Without --opensearch the first stage is a BM25
