@@ -302,4 +302,5 @@ def error_reason(error: object) -> str:
 
 def _first_line(text: object) -> str:
     lines = str(text or "").strip().splitlines()
-    return lines[0][:300] if lines else ""
+    line = lines[0] if lines else ""
+    return line if len(line) <= 300 else f"{line[:145]} ... {line[-145:]}"  # what is wrong often stands at the end

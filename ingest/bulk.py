@@ -205,7 +205,7 @@ class BulkIndexer:
 
     def _request(self, chunk: list[_Action], pause: Callable[[float], None]) -> list[dict[str, Any]]:
         body = b"".join(action.lines for action in chunk)
-        params = {"filter_path": "items.*.status,items.*.error"}
+        params = {"filter_path": "errors,items.*.status,items.*.error"}
         with translated(self._client, index=self._index):
             answer = with_retry(
                 lambda: self._client.bulk(index=self._index, body=body, params=dict(params)), self._retry, pause=pause

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,15 +76,23 @@ class Bm25Index:
         return found
 
     def add(self, documents: Iterable[tuple[str, str, Mapping[str, object]]], content: int) -> None:
-        """Add or replace documents (id, text to search, fields to keep), durably; ``content`` is the store's count."""
+        """Add or replace documents (id, text to search, fields to keep), durably; ``content`` is the store's count.
+
+        The text follows from the fields. What is here with the same fields is left alone: a replaced document counts
+        in BM25's statistics until its segment is merged, and a resumed ingest must score as an uninterrupted one.
+        """
         with _write_errors(self.folder):
+            before = self._index.searcher()
             writer = self._index.writer(heap_size=HEAP, num_threads=1)
             for doc_id, text, fields in documents:
+                kept = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+                if self._kept(before, doc_id) == kept:
+                    continue
                 writer.delete_documents_by_term("doc_id", doc_id)
                 document = tantivy.Document()
                 document.add_text("doc_id", doc_id)
                 document.add_text("contents", text)
-                document.add_bytes("fields", json.dumps(fields, ensure_ascii=False).encode("utf-8"))
+                document.add_bytes("fields", kept)
                 writer.add_document(document)
             writer.commit()
             writer.wait_merging_threads()
@@ -103,18 +112,24 @@ class Bm25Index:
     def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
         searcher = self._index.searcher()
         for doc_id in doc_ids:
-            query = tantivy.Query.term_query(self._index.schema, "doc_id", doc_id)
-            for _, address in searcher.search(query, 1).hits:
-                stored = searcher.doc(address).get_first("fields")
-                yield Document(doc_id, json.loads(bytes(stored)), where=f"{self.folder}")
+            kept = self._kept(searcher, doc_id)
+            if kept is not None:
+                yield Document(doc_id, json.loads(kept), where=f"{self.folder}")
+
+    def _kept(self, searcher: Any, doc_id: str) -> bytes | None:
+        """The fields of a document as they were kept, or ``None``."""
+        query = tantivy.Query.term_query(self._index.schema, "doc_id", doc_id)
+        for _, address in searcher.search(query, 1, count=False).hits:
+            return bytes(searcher.doc(address).get_first("fields"))
+        return None
 
     def _query(self, text: str) -> Any:
-        schema = self._index.schema
-        terms = [
-            (tantivy.Occur.Should, tantivy.Query.term_query(schema, "contents", term, "freq"))
-            for term in self._analyzer.analyze(text)  # a term given twice counts twice, as in OpenSearch's match
-        ]
-        return tantivy.Query.boolean_query(terms) if terms else tantivy.Query.empty_query()
+        terms = []
+        for term, count in Counter(self._analyzer.analyze(text)).items():
+            one = tantivy.Query.term_query(self._index.schema, "contents", term, "freq")
+            # a term given twice counts twice, as in OpenSearch's match
+            terms.append(tantivy.Query.boost_query(one, count) if count > 1 else one)
+        return _sum(terms)
 
     def _save_state(self, content: int) -> None:
         state = json.dumps({"store_id": self.store_id, "content": content})
@@ -127,12 +142,27 @@ def origin_of(store_id: str) -> Origin:
     return Origin("bm25", layout.BM25, store_id)
 
 
+def _sum(queries: Sequence[Any]) -> Any:
+    """Whose score is the sum of theirs, the same to the bit wherever in the index a document lies.
+
+    Tantivy adds the terms of one wide union in an order that depends on what else a segment holds, and floats added in
+    another order give another sum: copies of one document would not tie. So only two are ever added at a time.
+    """
+    if not queries:
+        return tantivy.Query.empty_query()
+    while len(queries) > 1:
+        pairs = [queries[i : i + 2] for i in range(0, len(queries), 2)]
+        queries = [tantivy.Query.boolean_query([(tantivy.Occur.Should, q) for q in pair]) for pair in pairs]
+    return queries[0]
+
+
 def _search(searcher: Any, query: Any, k: int) -> list[tuple[float, Any]]:
     """The best ``k`` hits and all that tie with the last of them: the cut must not depend on the index's layout."""
     limit = k + 64
     while True:
+        limit = max(1, min(limit, searcher.num_docs))  # room is made for as many hits as are asked for
         hits: list[tuple[float, Any]] = searcher.search(query, limit, count=False).hits
-        if len(hits) < limit or hits[-1][0] < hits[k - 1][0]:
+        if len(hits) < limit or limit >= searcher.num_docs or hits[-1][0] < hits[k - 1][0]:
             return hits
         limit *= 4
 

@@ -33,8 +33,8 @@ def estimate_fielddata_bytes(client: opensearchpy.OpenSearch, index: str) -> int
 def add_doc_id_alias(client: opensearchpy.OpenSearch, index: str) -> list[str]:
     """Add the field ``doc_id`` as an alias of ``_id``; returns the concrete indices whose mapping was changed.
 
-    An index of ours has its column and is left as it is. Documents are not touched; a field cannot be taken out of a mapping again. Raises ``UsageError`` where a field
-    ``doc_id`` of another kind exists, before anything is changed.
+    An index of ours has its column and is left as it is. Documents are not touched; a field cannot be taken out of a
+    mapping again. Raises ``UsageError`` where a field ``doc_id`` of another kind exists, before anything is changed.
     """
     found = resolve_index(client, index)
     changed = [info.name for info in found if not _has_doc_id(info)]

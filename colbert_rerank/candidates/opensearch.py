@@ -102,11 +102,7 @@ class OpenSearchCandidates:
             raise UsageError(
                 f"{self._index!r} was not made by this package: name the fields to search, or give a query"
             )
-        with translated(self._client, index=self._index):
-            known = with_retry(
-                lambda: self._client.field_caps(index=self._index, params={"fields": ",".join(fields)}), self._retry
-            )["fields"]
-        usable = [name for name in fields if any(kind["searchable"] for kind in known.get(name, {}).values())]
+        usable = [name for name in fields if any(_is_searchable(info.mapping, name) for info in self._indices.values())]
         if not usable:
             raise UsageError(
                 f"{self._index!r} has no searchable field {' or '.join(map(repr, fields))}; name other fields, or give "
@@ -276,6 +272,21 @@ def _has_id_column(info: IndexInfo) -> bool:
     if field.get("type") == "alias":
         return bool(field.get("path") == "_id")
     return made_by_us(info.mapping) is not None and field.get("type") == "keyword"
+
+
+def _is_searchable(mapping: Mapping[str, Any], name: str) -> bool:
+    """Whether a mapping has an indexed field of this (dotted) name."""
+    if name in mapping.get("derived", {}):
+        return True
+    field: Mapping[str, Any] = mapping
+    for part in name.split("."):
+        if field.get("type") == "flat_object":
+            return True
+        below = field.get("properties", {}) | field.get("fields", {})
+        if part not in below:
+            return False
+        field = below[part]
+    return "type" in field and field.get("index") is not False
 
 
 def _refusal(answer: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import opensearchpy
 
-from colbert_rerank.errors import OpenSearchError
+from colbert_rerank.errors import IndexNotFoundError, OpenSearchError
 from colbert_rerank.opensearch import translated
 from colbert_rerank.retry import Retry, with_retry
 
@@ -57,7 +57,7 @@ class PointInTime:
 
     def pages(self, slice_number: int, slices: int) -> Iterator[list[Hit]]:
         body: dict[str, Any] = search_body(min(FIRST_PAGE, self._page_docs), slice_number, slices)
-        body["sort"] = [{"_shard_doc": "asc"}]
+        body |= {"sort": [{"_shard_doc": "asc"}], "track_total_hits": False}
         while True:
             body["pit"] = {"id": self._id, "keep_alive": self._keep_alive}
             hits = self._page(body)
@@ -141,7 +141,6 @@ def search_body(size: int, slice_number: int, slices: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "size": size,
         "query": {"match_all": {}},
-        "track_total_hits": False,
         "seq_no_primary_term": True,
         "_source": True,
     }
@@ -151,15 +150,16 @@ def search_body(size: int, slice_number: int, slices: int) -> dict[str, Any]:
 
 
 def next_size(hits: list[Hit], most: int) -> int:
-    """How many documents fill a page of ``PAGE_BYTES``, going by these."""
+    """How many documents fill a page of ``PAGE_BYTES``, going by these; growing slowly, lest larger ones follow."""
     sample = hits[:: max(1, len(hits) // _SAMPLED)]
     size = sum(len(json.dumps(hit.get("_source"))) for hit in sample) / len(sample)
-    return max(1, min(most, int(PAGE_BYTES / max(size, 1.0))))
+    return max(1, min(most, 2 * len(hits), int(PAGE_BYTES / max(size, 1.0))))
 
 
 def context_is_lost(error: OpenSearchError) -> bool:
+    """Whether the view is gone, alone or with its index: opening another one tells which."""
     cause = error.__cause__
-    return "search_context_missing_exception" in repr(getattr(cause, "info", ""))
+    return isinstance(error, IndexNotFoundError) or "search_context_missing" in repr(getattr(cause, "info", ""))
 
 
 def check_complete(answer: Mapping[str, Any], index: str) -> None:

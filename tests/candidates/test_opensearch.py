@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import opensearchpy
@@ -19,7 +18,7 @@ from colbert_rerank.connection import Connection
 from colbert_rerank.errors import IndexNotFoundError, InputError, OpenSearchAuthError, OpenSearchError, UsageError
 from colbert_rerank.opensearch import connect
 from colbert_rerank.retry import Retry
-from colbert_rerank.types import Document, Query, ScoredDoc
+from colbert_rerank.types import Query, ScoredDoc
 from mappings import document_body, index_body
 from tests.server.faults import Drop, Refuse
 from tests.server.gateway import Gateway, User
@@ -48,7 +47,7 @@ def make_ours(url: str, name: str, docs: dict[str, dict[str, Any]], *, shards: i
     put_documents(url, name, {key: document_body(key, value, ["title", "text"]) for key, value in docs.items()})
 
 
-SEA = {
+SEA: dict[str, dict[str, Any]] = {
     "d1": {"title": "Tides", "text": "The tides of the sea follow the moon.", "year": 1902},
     "d2": {"title": "Sea", "text": "Fish live in the sea.", "doc_id": "their own", "nested": {"a": [1]}},
     "d3": {"title": "Bread", "text": "Flour and water."},
@@ -119,6 +118,8 @@ def test_an_index_that_we_found(opensearch_url: str, index_name: str, client: op
     assert ids(hits) == ["d1"]
     (document,) = candidates.fetch(["d2"])
     assert document.fields == SEA["d2"]
+    nested = OpenSearchCandidates(client, index_name, fields=["title.keyword"])
+    assert ids(next(nested.search([Query("q", "Bread")], k=10))) == ["d3"]
     with pytest.raises(UsageError, match="name the fields"):
         OpenSearchCandidates(client, index_name)
     with pytest.raises(UsageError, match="'body'"):
@@ -173,7 +174,7 @@ def test_our_own_index_needs_no_fielddata(
 
 
 def test_an_alias_of_the_id(opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch) -> None:
-    make_index(opensearch_url, index_name, SEA)
+    make_index(opensearch_url, index_name, SEA, mappings={"properties": {"text": {"type": "text"}}, "dynamic": False})
     assert 4 * 4 <= estimate_fielddata_bytes(client, index_name) <= 4 * 20
     assert add_doc_id_alias(client, index_name) == [index_name]
     assert add_doc_id_alias(client, index_name) == []
@@ -270,7 +271,6 @@ def test_a_query_template(opensearch_url: str, index_name: str, client: opensear
     [
         pytest.param('sea"}}\n{"index": "*"}\n', id="json-and-line-breaks"),
         pytest.param("sea \ud800 \0", id="surrogate-and-nul"),
-        pytest.param("sea " + "word " * 3000, id="three-thousand-words"),
         pytest.param("海 sea 🌊", id="other-scripts"),
     ],
 )
@@ -287,15 +287,14 @@ def test_a_query_that_opensearch_refuses_is_named(
     opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
 ) -> None:
     make_ours(opensearch_url, index_name, SEA)
-    broken = make_template(
-        {"range": {"year": {"gte": "{{query}}"}}, "boost": 1}
-        | {"range": {"title": {"gt": "{{query}}", "relation": "x"}}}
-    )
-    with pytest.raises(OpenSearchError, match=index_name):
-        list(OpenSearchCandidates(client, index_name, template=broken).search([TIDES], k=3))
     strict = make_template({"query_string": {"query": "{{query}}", "default_field": "text"}})
     with pytest.raises(OpenSearchError, match="'bad'"):
         list(OpenSearchCandidates(client, index_name, template=strict).search([TIDES, Query("bad", "(((")], k=3))
+    with pytest.raises(OpenSearchError, match=r"'long': .*shorten the query"):
+        list(OpenSearchCandidates(client, index_name).search([TIDES, Query("long", "word " * 3000)], k=3))
+    no_such = make_template({"no_such_query": {"text": "{{query}}"}})
+    with pytest.raises(OpenSearchError, match=f"{index_name}.*no_such_query"):
+        list(OpenSearchCandidates(client, index_name, template=no_such).search([TIDES], k=3))
 
 
 def test_more_candidates_than_the_index_gives(
@@ -304,7 +303,7 @@ def test_more_candidates_than_the_index_gives(
     make_index(opensearch_url, index_name, SEA, settings={"max_result_window": 50})
     candidates = OpenSearchCandidates(client, index_name, fields=["text"])
     assert len(next(candidates.search([TIDES], k=50))) == 3
-    with pytest.raises(UsageError, match="k = 51 .*max_result_window = 50"):
+    with pytest.raises(UsageError, match=r"k = 51 .*max_result_window = 50"):
         next(candidates.search([TIDES], k=51))
     with pytest.raises(UsageError, match="k must be"):
         next(candidates.search([TIDES], k=0))
@@ -389,17 +388,26 @@ def test_an_alias_that_moves_while_it_is_used(
 def test_a_shard_that_is_away_is_an_error(
     opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
 ) -> None:
-    make_index(opensearch_url, index_name, SEA)
+    settings = {"number_of_replicas": 0, "index.routing.allocation.require._name": "nowhere"}
+    made = call(
+        opensearch_url, "PUT", f"/{index_name}?wait_for_active_shards=0", {"settings": settings, "mappings": TEXT}
+    )
+    assert made.status == 200, made.body
     candidates = OpenSearchCandidates(client, index_name, fields=["text"], retry=Retry(2, 0.01, 0.01))
-    nowhere = {"index.routing.allocation.require._name": "nowhere"}
-    put_settings(opensearch_url, f"/{index_name}/_settings", nowhere)
-    assert call(opensearch_url, "POST", f"/{index_name}/_close").status == 200
-    opened = call(opensearch_url, "POST", f"/{index_name}/_open?wait_for_active_shards=0")
-    assert opened.status == 200, opened.body
     with pytest.raises(OpenSearchError, match=index_name):
         next(candidates.search([TIDES], k=3))
     with pytest.raises(OpenSearchError, match=index_name):
         list(candidates.fetch(["d1"]))
+
+
+def test_adding_an_alias_needs_more_than_to_read(opensearch_url: str, index_name: str) -> None:
+    make_index(opensearch_url, index_name)
+    with (
+        Gateway(opensearch_url, users={"reader": User("pw", read_only=True)}) as gateway,
+        connect(Connection(gateway.url, user="reader", password="pw")) as client,
+        pytest.raises(OpenSearchAuthError, match="indices:admin/mapping/put"),
+    ):
+        add_doc_id_alias(client, index_name)
 
 
 def test_read_only_credentials_suffice(opensearch_url: str, index_name: str) -> None:
@@ -409,9 +417,8 @@ def test_read_only_credentials_suffice(opensearch_url: str, index_name: str) -> 
             candidates = OpenSearchCandidates(client, index_name)
             assert len(next(candidates.search([TIDES], k=10))) == 3
             assert len(list(candidates.fetch(["d1", "d2"]))) == 2
-            with pytest.raises(OpenSearchAuthError, match="indices:admin/mapping/put"):
-                add_doc_id_alias(client, index_name)
-        assert [request.method for request in gateway.writes()] == ["PUT"]  # the alias alone
+            assert add_doc_id_alias(client, index_name) == []
+        assert not gateway.writes()
 
 
 @pytest.mark.parametrize(
@@ -492,19 +499,11 @@ def test_batches_travel_together_and_are_read_lazily(opensearch_url: str, index_
         assert len(gateway.sent_to("_msearch")) == 3
 
 
-def test_documents_have_the_common_type(opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch) -> None:
-    make_ours(opensearch_url, index_name, SEA)
-    (document,) = OpenSearchCandidates(client, index_name).fetch(["d1"])
-    assert isinstance(document, Document)
-    assert document.fields["year"] == 1902
-
-
 def test_no_log_line_holds_a_document(
     opensearch_url: str,
     index_name: str,
     client: opensearchpy.OpenSearch,
     caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     make_ours(opensearch_url, index_name, SEA)

@@ -1,0 +1,1 @@
+"""Measurements that the README quotes: a script each, its JSON under results/, and `render` for the tables."""

@@ -1,0 +1,106 @@
+"""Write the README's tables from the recorded JSON.
+
+    python -m benchmarks.render [--check]
+
+``--check`` writes nothing and fails where the README differs from what is recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+NAMES = {"dl19": "TREC DL19", "scifact": "SciFact", "cranfield": "Cranfield", "musique_mini": "MuSiQue (bundled)"}
+
+
+def quality(data: dict[str, Any]) -> str:
+    lines = [
+        "The bundled starter (22 M parameters) re-ranking the first stage's top 100, vectors in fp16:",
+        "",
+        "| collection | first stage | queries | measure | first stage | re-ranked |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        for i, measure in enumerate(row["before"]):
+            head = [NAMES[row["collection"]], row["first_stage"], str(row["queries"])] if i == 0 else ["", "", ""]
+            lines.append(f"| {' | '.join([*head, measure, f4(row['before'][measure]), f4(row['after'][measure])])} |")
+    notes = [
+        "DL19: the official BM25 run over the whole of MS MARCO, `qrels/full.tsv`.",
+        "Cranfield: `qrels/test.tsv`, which counts each query's own source paper as relevant; two empty documents are "
+        "left out.",
+    ]
+    return "\n".join([*lines, "", " ".join(notes), source("quality", data)])
+
+
+def speed(data: dict[str, Any]) -> str:
+    depths = sorted({row["k"] for row in data["rows"]})
+    stages = list(dict.fromkeys(row["stage"] for row in data["rows"]))
+    cells = {(row["k"], row["stage"]): row for row in data["rows"]}
+    lines = [
+        f"Milliseconds a query on {data['machine']['cores']} CPU cores, {NAMES[data['collection']]}, one query at a "
+        "time, median (10th to 90th percentile):",
+        "",
+        f"| stage | {' | '.join(f'k = {k:,}' for k in depths)} |",
+        f"|---|{'---|' * len(depths)}",
+    ]
+    for stage in stages:
+        row = [
+            f"{cells[k, stage]['median_ms']:.1f} ({cells[k, stage]['p10_ms']:.1f} to {cells[k, stage]['p90_ms']:.1f})"
+            for k in depths
+        ]
+        lines.append(f"| {LABELS.get(stage, stage)} | {' | '.join(row)} |")
+    t = data["throughput"]
+    lines += [
+        "",
+        f"Ingest runs at {t['ratio']:.0%} of the encoder alone on the same documents in memory "
+        f"({t['ingest_documents_s']:.0f} against {t['encoder_documents_s']:.0f} documents a second, median of "
+        f"{t['repeats']}). The store takes {t['overhead']:.1%} more than its raw fp16 vectors.",
+        source("speed", data),
+    ]
+    return "\n".join(lines)
+
+
+LABELS = {
+    "candidates": "BM25 candidates (OpenSearch)",
+    "encode": "encode the query",
+    "gather": "gather token vectors",
+    "score": "MaxSim",
+    "order": "order",
+    "total": "**together**",
+}
+
+
+def f4(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def source(name: str, data: dict[str, Any]) -> str:
+    versions = data["versions"]
+    where = f"{data['machine']['processor']}, Python {versions['python']}, torch {versions['torch']}"
+    path = f"benchmarks/results/{name}.json"
+    return f"Recorded in [{path}]({path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
+
+
+def rendered(text: str) -> str:
+    for name, render in (("quality", quality), ("speed", speed)):
+        data = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition(f"<!-- /{name} -->\n")
+        text = f"{before}<!-- {name} -->\n{render(data)}\n<!-- /{name} -->\n{after}"
+    return text
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    new = rendered(text)
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if new == text else "README.md differs from benchmarks/results: run python -m benchmarks.render")
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The OpenSearch nodes that the tests share, and ``--no-server``, which leaves their tests out."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.node import OpenSearchNode
+from tests.server.rest import call
+from tests.server.secured import SecuredNode
+
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-server", action="store_true", help="leave out the tests that need an OpenSearch node")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "own_node: starts a node of its own, whatever OPENSEARCH_URL says")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "secured_node" in fixtures:
+            item.add_marker(pytest.mark.own_node)
+        if "opensearch_url" in fixtures or item.get_closest_marker("own_node"):
+            item.add_marker(pytest.mark.server)
+    left_out = config.stash.setdefault(_LEFT_OUT, {})
+    if config.getoption("--no-server"):
+        left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
+    elif os.environ.get("OPENSEARCH_URL"):
+        # Where a server is given, the machine need not be able to start one.
+        left_out["OPENSEARCH_URL: {} tests that start a node of their own were left out"] = _deselect(
+            config, items, "own_node"
+        )
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:
+    left_out = [item for item in items if item.get_closest_marker(marker)]
+    items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    config.hook.pytest_deselected(items=left_out)
+    return len(left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for message, count in config.stash.get(_LEFT_OUT, {}).items():
+        terminalreporter.write_sep("=", message.format(count), yellow=True)
+
+
+@pytest.fixture(scope="session")
+def opensearch_url() -> Iterator[str]:
+    """The URL of a real OpenSearch: OPENSEARCH_URL where it is set, else a node started once for the whole run.
+
+    A machine that lacks what a node needs fails here. It never skips.
+    """
+    given = os.environ.get("OPENSEARCH_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    with OpenSearchNode() as node:
+        yield node.url
+
+
+@pytest.fixture(scope="session")
+def secured_node() -> Iterator[SecuredNode]:
+    """A real node behind OpenSearch's security plugin: ``url`` (https), ``ca_file``, ``admin``, ``reader``."""
+    with SecuredNode() as node:
+        yield node
+
+
+@pytest.fixture
+def index_name(opensearch_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An index name that no other test has. Indices whose names begin with it are deleted after the test."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40]
+    name = f"crt-{words}-{uuid.uuid4().hex[:8]}"
+    yield name
+    listed = call(opensearch_url, "GET", f"/_cat/indices/{name}*?h=index&format=json&expand_wildcards=all")
+    assert listed.status == 200, listed.body
+    for row in listed.json():
+        deleted = call(opensearch_url, "DELETE", f"/{row['index']}")
+        assert deleted.status == 200, deleted.body

@@ -1,0 +1,24 @@
+"""What the README shows is what was recorded, and its example runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks import render
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def python_example() -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    return str(block)
+
+
+def test_the_tables_are_the_recorded_figures() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert render.rendered(text) == text, "run python -m benchmarks.render"
+
+
+def test_the_python_example_is_ten_lines() -> None:
+    assert len(python_example().splitlines()) <= 11
