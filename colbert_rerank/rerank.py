@@ -6,6 +6,7 @@ they have; ties go by document id descending, as trec_eval reads a run.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter
@@ -113,6 +114,8 @@ class Reranker:
     def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
         ids = [c.doc_id for c in first_stage]
         _check_query(query, ids)
+        if self.interpolate is not None:
+            _check_finite(query, first_stage)
         self.report.queries += 1
         self.report.candidates += len(ids)
         if not ids:
@@ -136,7 +139,7 @@ class Reranker:
 
     def _maxsim(self, Q: npt.NDArray[np.float32], docs: Gathered, ids: Sequence[str]) -> npt.NDArray[np.float64]:
         scores = packed.scores(Q, docs.values, docs.offsets, str(self.encoder.device))
-        bad = np.isnan(scores) | np.isposinf(scores)
+        bad = ~np.isfinite(scores) & (np.diff(docs.offsets) > 0)  # a document without rows scores minus infinity
         if bad.any():
             raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
         return scores
@@ -167,7 +170,7 @@ class Reranker:
                     matrix = encoded[ids[i]]
                     one = Gathered(np.ones(1, bool), matrix, np.array([0, len(matrix)]))
                     scores[i] = self._maxsim(Q, one, [ids[i]])[0]
-            self.report.missing["encoded"] += len(encoded)
+            self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
         left = int(np.isneginf(scores).sum())
         self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
 
@@ -221,8 +224,20 @@ class _Timer:
         self._times.append(time.perf_counter() - self._start)
 
 
+def _named(query: Query) -> str:
+    return f"query {query.query_id!r}" if query.query_id else "query"
+
+
+def _check_finite(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
+    for _, doc_id, score in first_stage:
+        if not math.isfinite(score):
+            raise InputError(
+                f"{_named(query)}: candidate {doc_id!r} has the first-stage score {score}; interpolation needs numbers"
+            )
+
+
 def _check_query(query: Query, ids: Sequence[str]) -> None:
-    name = f"query {query.query_id!r}" if query.query_id else "query"
+    name = _named(query)
     if not query.text.strip():
         raise InputError(f"{name} is empty; give it some text")
     if len(set(ids)) < len(ids):
@@ -232,5 +247,6 @@ def _check_query(query: Query, ids: Sequence[str]) -> None:
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Values less their mean, in standard deviations; all 0 where they do not differ."""
-    spread = float(values.std())
+    # the mean of equal values may miss them by a rounding, and then their deviation is not 0
+    spread = float(values.std()) if np.ptp(values) > 0 else 0.0
     return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)

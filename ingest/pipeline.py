@@ -47,6 +47,7 @@ class IngestReport:
     truncated: int = 0
     unchanged: int = 0
     posted: int = 0
+    owed: int = 0  # stored before, not known to be in the index, and not among the documents of this ingest so far
     refused: list[BulkFailure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -99,19 +100,34 @@ def ingest(
     with writing(folder, new_manifest(encoder, recipe, dtype, belongs_to)) as writer:
         _check_store(writer, encoder, recipe, dtype, belongs_to, allow_other_index)
         if belongs_to is None:
-            first_stage = Bm25FirstStage(Bm25Index.create_or_open(folder, writer.manifest))
+            first_stage = Bm25FirstStage(_bm25_beside(writer))
         writer.begin()
         _encode_all(validated(documents, recipe, report.input), writer, encoder, first_stage, report, progress)
         if first_stage:
             with report.timed("post"):
                 first_stage.finish()
-        if not report.refused:
+        if not report.refused and not report.owed:
             writer.mark_posted()
         with report.timed("write"):
             writer.finish()
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest
+
+
+def _bm25_beside(writer: StoreWriter) -> Bm25Index:
+    """The BM25 index beside the store. Where it was lost, or is an older copy, nothing stored counts as posted."""
+    index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
+    behind = manifest.segments and index.content != manifest.content
+    if behind and (not index.content or all(s.posted for s in manifest.segments)):
+        writer.rebind(index.origin)
+    return index
+
+
+def _unposted(store: Store) -> int:
+    """How many live documents are in segments that are not known to be in the first stage's index."""
+    numbers = [number for number, segment in enumerate(store.segments) if not segment.entry.posted]
+    return int(np.isin(store.index.columns[layout.SEGMENT_NUMBERS], numbers).sum())
 
 
 def new_manifest(encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None) -> Manifest:
@@ -145,19 +161,25 @@ def _encode_all(
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
     limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
+    report.owed = _unposted(before)
     sealing: Future[None] | None = None
     # Leaving the block, by an error too, waits for the unit in the background: what was encoded is kept.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal") as background:
-        for work in _works(documents, before, encoder, limit, report, progress):
-            unit = writer.unit()
-            with report.timed("encode"):
-                matrices = encoder.encode_tokens([r.tokens for r in work.new], unit.dtype, encoded)
-            for (document, _, digest, _), matrix in zip(work.new, matrices, strict=True):
-                unit.add(document.doc_id, matrix, digest, document.seq_no, document.primary_term)
+        try:
+            for work in _works(documents, before, encoder, limit, report, progress):
+                unit = writer.unit()
+                with report.timed("encode"):
+                    matrices = encoder.encode_tokens([r.tokens for r in work.new], unit.dtype, encoded)
+                for (document, _, digest, _), matrix in zip(work.new, matrices, strict=True):
+                    unit.add(document.doc_id, matrix, digest, document.seq_no, document.primary_term)
+                if sealing:
+                    sealing.result()
+                postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
+                sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
+        except InputError:
             if sealing:
-                sealing.result()
-            postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
-            sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
+                sealing.result()  # that what came before could not be stored is the graver error
+            raise
     if sealing:
         sealing.result()
 
@@ -236,6 +258,8 @@ def _sift(
     stored = before.describe([document.doc_id for document, _ in chunk])
     for (document, text), known in zip(chunk, stored, strict=True):
         digest = content_hash(text)
+        if known and not known.posted:
+            report.owed -= 1
         if known is None or known.content_hash != digest:
             fresh.append((document, text, digest))
             continue

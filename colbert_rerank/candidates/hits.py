@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 from mappings import DOC_ID
+
+_log = logging.getLogger(__name__)
 
 Hits = list[tuple[str, float]]
 
@@ -60,7 +63,9 @@ def read_hits(
     if ids is not IdSource.HIT:
         return hits
     asked = min(size + 1, window)
-    if len(hits) == asked > k and hits[-1][1] == hits[k - 1][1] and asked < window:
-        raise IncompleteError(min(4 * size, window))
+    if len(hits) == asked and hits[-1][1] == hits[min(k, asked - 1) - 1][1]:
+        if asked < window:
+            raise IncompleteError(min(4 * size, window))
+        _log.warning("%d documents or more share a score; which are kept at the cut is up to OpenSearch", asked - k + 2)
     hits.sort(key=lambda hit: (-hit[1], hit[0]))
     return hits[:k]

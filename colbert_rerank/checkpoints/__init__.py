@@ -7,6 +7,7 @@ a random layer.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STARTER", "Checkpoint", "EncoderSpec", "load_checkpoint"]
 
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
 # Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
 PROBES = (
     "What is late interaction?",
@@ -79,28 +81,40 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    tensors: dict[str, torch.Tensor]
     try:
         if (folder / "model.safetensors").exists():
             return load_file(folder / "model.safetensors")
-        if (folder / "pytorch_model.bin").exists():
-            tensors: dict[str, torch.Tensor] = torch.load(
-                folder / "pytorch_model.bin", map_location="cpu", weights_only=True
-            )
-            return tensors
+        if not (folder / "pytorch_model.bin").exists():
+            raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin here")
+        tensors = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
+        raise CheckpointError(
+            f"{folder}: pytorch_model.bin is damaged, or holds more than tensors, which could run code when loaded. "
+            "Save the weights as model.safetensors"
+        ) from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: the weights cannot be read, the file is damaged or not weights: {error}"
         ) from None
-    raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin here")
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{folder}: pytorch_model.bin is not a dictionary of tensors by name")
+    return tensors
 
 
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    if not any((folder / name).exists() for name in TOKENIZERS):  # transformers would make an empty one
+        raise CheckpointError(f"{folder}: no tokenizer here; expected one of {', '.join(TOKENIZERS)}")
     try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: no usable tokenizer: {error}") from None
+    # A tokenizer.json may say how its texts were cut and padded in training; here the EncoderSpec alone says so.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def _tensor_hash(tensors: dict[str, torch.Tensor]) -> str:

@@ -17,6 +17,7 @@ from colbert_rerank.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+KIND = "bert"
 BACKBONE = "bert."
 PROJECTION = "linear.weight"
 # Tensors that other tasks of the same backbone leave behind; colbert-ai ignores them as well.
@@ -42,6 +43,7 @@ def build(folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any) -> tup
     import torch
     from transformers import BertConfig, BertModel
 
+    _check_kind(folder)
     config = BertConfig.from_pretrained(folder)
     projection = tensors[PROJECTION]
     if projection.ndim != 2 or projection.shape[1] != config.hidden_size:
@@ -52,7 +54,11 @@ def build(folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any) -> tup
     backbone = BertModel(config, add_pooling_layer=False)
     weights = {n: t.float() for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
     stray = sorted(n for n in weights if not n.startswith(BACKBONE))
-    result = backbone.load_state_dict({n.removeprefix(BACKBONE): t for n, t in weights.items()}, strict=False)
+    ours = {n.removeprefix(BACKBONE): t for n, t in weights.items() if n.startswith(BACKBONE)}
+    try:
+        result = backbone.load_state_dict(ours, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the tensors do not have the shapes of config.json: {error}") from None
     if stray or result.missing_keys or result.unexpected_keys:
         raise CheckpointError(
             f"{folder}: the tensors are not those of an HF_ColBERT checkpoint: "
@@ -93,23 +99,32 @@ def _spec(folder: Path, dim: int, tokenizer: Any, config: Any) -> EncoderSpec:
     )
 
 
+def _check_kind(folder: Path) -> None:
+    data = _json_object(folder / "config.json")
+    if data.get("model_type", KIND) != KIND:
+        raise CheckpointError(
+            f"{folder}: config.json says model_type {data['model_type']!r}, {BACKBONE}* needs {KIND!r}"
+        )
+
+
 def _metadata(folder: Path) -> dict[str, Any]:
+    """What artifact.metadata states: lengths and markers among them."""
     path = folder / "artifact.metadata"
-    if not path.exists():
-        return {}
+    return _json_object(path) if path.exists() else {}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: not JSON ({error}); it states the lengths and markers, so it must be right"
-        ) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}. Restore it from the checkpoint") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return data
 
 
-def _marker(folder: Path, tokenizer: Any, token: str) -> int:
-    marker = tokenizer.convert_tokens_to_ids(token)
+def _marker(folder: Path, tokenizer: Any, token: object) -> int:
+    marker = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
     if marker is None or marker == tokenizer.unk_token_id:
         raise CheckpointError(f"{folder}: the marker {token!r} is not in the tokenizer's vocabulary")
     return int(marker)

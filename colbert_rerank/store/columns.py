@@ -1,12 +1,15 @@
 """HDF5 files as sets of named, checksummed, contiguous arrays, read through a memory map.
 
 HDF5 is asked where a dataset lies (`dataset.id.get_offset()`), never for its bytes: no handle stays open, the library's
-global lock is not taken, and a fork or a thread can read on.
+global lock is not taken, and a fork or a thread can read on. HDF5 itself reads the header out of the same map, so that
+what was opened stays readable when a writer has since replaced and removed the file.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +24,9 @@ from colbert_rerank.store import layout
 
 Array = npt.NDArray[Any]
 
+# What h5py and NumPy raise when a header is not what it should be.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)
+
 
 class Placement(NamedTuple):
     """Where a written file keeps its large dataset, and a digest of all its small ones."""
@@ -34,13 +40,13 @@ def write(
 ) -> Placement:
     """Write ``columns`` and, where given, the chunks of ``values`` [rows, d], which are joined in the file."""
     nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    # HDF5 aligns what is at least as large as the threshold: the values always, small columns never
+    # HDF5 aligns what is at least as large as the threshold: the values, and not the columns, which are smaller
     with h5py.File(
         path,
         "w",
-        libver=("v108", "v110"),
-        alignment_threshold=max(1, min(layout.ALIGNMENT, nbytes)) if values is not None else 1,
-        alignment_interval=layout.ALIGNMENT if values is not None else 1,
+        libver=("v108", "v110"),  # the oldest headers that carry checksums of their own
+        alignment_threshold=max(1, nbytes),
+        alignment_interval=layout.ALIGNMENT if nbytes else 1,
     ) as file:
         file.attrs["format"] = layout.FORMAT
         offset = 0
@@ -49,7 +55,8 @@ def write(
         for name in sorted(columns):
             data = np.ascontiguousarray(columns[name])
             dataset = file.create_dataset(name, data=data, dtype=data.dtype.newbyteorder("<"), track_times=False)
-            dataset.attrs[layout.CHECKSUM] = _checksum(data)
+            # of a fixed length: a string of variable length would lie in a heap that HDF5 keeps no checksum of
+            dataset.attrs[layout.CHECKSUM] = np.bytes_(_checksum(data))
     if values is not None:
         # The bytes go past HDF5: one plain write a chunk, whose errors are the system's own.
         with path.open("r+b") as file:
@@ -68,10 +75,30 @@ def _digest(checksums: Mapping[str, str]) -> str:
     return xxhash.xxh3_64_hexdigest("".join(f"{n}:{checksums[n]}\n" for n in sorted(checksums)).encode())
 
 
+def map_file(path: Path, size: int) -> mmap.mmap:
+    """Map a whole file, which the manifest lists with ``size`` bytes. Raises StoreCorruptError."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found == size:
+                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise StoreCorruptError(f"{path}: this file of the store is missing. {layout.RESTORE}") from None
+    except (OSError, ValueError) as error:
+        raise StoreCorruptError(f"{path}: this file of the store cannot be read: {error}") from None
+    raise StoreCorruptError(
+        f"{path}: it has {found} bytes, the manifest says {size}: truncated or replaced. {layout.RESTORE}"
+    )
+
+
 def read(
-    path: Path, required: Mapping[str, str], verify: str, optional: Mapping[str, str] | None = None
+    path: Path,
+    mapped: mmap.mmap,
+    required: Mapping[str, str],
+    verify: str,
+    optional: Mapping[str, str] | None = None,
 ) -> dict[str, Array]:
-    """The columns of ``path``, mapped, as named with their dtypes; columns that are not named are skipped.
+    """The columns of the file ``mapped``, as named with their dtypes; columns that are not named are skipped.
 
     Raises StoreCorruptError where one is missing, of another type, damaged, or where the digest of all columns is not
     ``verify``.
@@ -80,36 +107,33 @@ def read(
     found: dict[str, Array] = {}
     sums = {}
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(mapped, "r") as file:
             for name, dataset in file.items():
-                if name == layout.VALUES:
+                if layout.CHECKSUM not in dataset.attrs:  # the values, or what a later version keeps beside columns
                     continue
-                sums[name] = str(dataset.attrs[layout.CHECKSUM])
+                sums[name] = dataset.attrs[layout.CHECKSUM].decode("ascii")
                 if name in expected:
                     if dataset.dtype != np.dtype(expected[name]):
-                        raise StoreCorruptError(f"{path}: column {name} is {dataset.dtype}, expected {expected[name]}")
-                    found[name] = map_array(path, dataset.id.get_offset() or 0, dataset.shape, dataset.dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreCorruptError(f"{path}: not a readable HDF5 file of this store: {error}") from None
+                        raise TypeError(f"column {name} is {dataset.dtype}, expected {expected[name]}")
+                    found[name] = view(mapped, dataset.id.get_offset() or 0, dataset.shape, dataset.dtype)
+    except _UNREADABLE as error:
+        raise StoreCorruptError(f"{path}: not a readable HDF5 file of this store: {error}. {layout.RESTORE}") from None
     if missing := sorted(set(required) - set(found)):
-        raise StoreCorruptError(f"{path}: the columns {missing} are missing")
+        raise StoreCorruptError(f"{path}: the columns {missing} are missing. {layout.RESTORE}")
     if _digest(sums) != verify:
-        raise StoreCorruptError(f"{path}: this is not the file that the manifest lists")
+        raise StoreCorruptError(f"{path}: this is not the file that the manifest lists. {layout.RESTORE}")
     for name, data in found.items():
         if _checksum(data) != sums[name]:
-            raise StoreCorruptError(f"{path}: column {name} is damaged, its checksum does not match")
+            raise StoreCorruptError(f"{path}: column {name} is damaged, its checksum does not match. {layout.RESTORE}")
     return found
 
 
-def map_array(path: Path, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """A read-only array over the file's bytes; the map lives as long as the array."""
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if size == 0:
+def view(mapped: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """A read-only array over the map's bytes, which lives as long as the array. Raises ValueError where they end."""
+    count = math.prod(shape)
+    if count == 0:
         return np.empty(shape, dtype)
-    with path.open("rb") as file:
-        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(file.fileno(), offset - start + size, access=mmap.ACCESS_READ, offset=start)
-    return np.frombuffer(mapped, dtype, count=size // np.dtype(dtype).itemsize, offset=offset - start).reshape(shape)
+    return np.frombuffer(mapped, dtype, count=count, offset=offset).reshape(shape)
 
 
 def raw_bytes(data: Array) -> memoryview:

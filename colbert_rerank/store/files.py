@@ -33,9 +33,12 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it that are not there yet, durably."""
     with write_errors(path):
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        _sync(path.parent)
+        for folder in made or [path]:
+            _sync(folder.parent)
 
 
 @contextmanager
@@ -59,6 +62,8 @@ def locked(path: Path) -> Iterator[None]:
             raise StoreWriteError(
                 f"{path.parent}: another process is writing to this store; wait for it to end"
             ) from None
+        except OSError as error:  # some network file systems know no locks
+            raise StoreWriteError(f"cannot lock {path}: {_reason(error)}") from error
         yield
     finally:
         os.close(handle)

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 FORMAT = 1
 
+# The last sentence of an error about a damaged file.
+RESTORE = "Restore the store from a copy, or ingest again into a new folder"
+
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
 LOCK = "lock"

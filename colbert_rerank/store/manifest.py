@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -13,6 +13,11 @@ from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotF
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import files, layout
 from colbert_rerank.types import Origin
+
+# What stands in the place of the checksum while it is taken.
+_BLANK = "0" * 16
+
+Entry = TypeVar("Entry", "SegmentEntry", "IndexEntry", "Manifest")
 
 
 @dataclass(frozen=True)
@@ -69,52 +74,85 @@ class Manifest:
 
 
 def load(folder: Path) -> Manifest:
-    """Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError."""
+    """The manifest in ``folder``. Keys that this version does not know are skipped, and not written again.
+
+    Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError.
+    """
     path = folder / layout.MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(
             f"{folder}: no store here ({layout.MANIFEST} is missing); make one with `ingest`"
         ) from None
-    except UnicodeDecodeError:
-        raise StoreCorruptError(f"{path}: not UTF-8, so not a manifest, or a damaged one") from None
+    except OSError as error:
+        raise StoreCorruptError(f"{path}: the manifest cannot be read: {error.strerror}") from None
     try:
-        data = json.loads(text)
+        data = json.loads(raw.decode("utf-8"))
         found = data["format"]
-    except (ValueError, TypeError, KeyError):
-        raise StoreCorruptError(f"{path}: not a manifest, or a damaged one") from None
-    if found != layout.FORMAT:
+    except (ValueError, TypeError, KeyError, RecursionError):  # among the ValueErrors: not UTF-8
+        raise StoreCorruptError(f"{path}: not a manifest, or a damaged one. {layout.RESTORE}") from None
+    if type(found) is int and found > layout.FORMAT:
         raise StoreFormatError(
             f"{path}: store format {found}; this version reads format {layout.FORMAT}. Use a newer colbert-rerank"
         )
-    checksum = data.pop("checksum", None)
-    if checksum != _checksum(data):
-        raise StoreCorruptError(f"{path}: its checksum does not match, so it was edited or damaged")
+    if found != layout.FORMAT or not _intact(raw, data.get("checksum")):
+        raise StoreCorruptError(f"{path}: its checksum does not match, so it was edited or damaged. {layout.RESTORE}")
     try:
-        del data["format"]
-        data["segments"] = tuple(SegmentEntry(**entry) for entry in data["segments"])
-        data["index"] = IndexEntry(**data["index"]) if data["index"] else None
+        data["segments"] = tuple(_entry(SegmentEntry, entry) for entry in data["segments"])
+        data["index"] = _entry(IndexEntry, data["index"]) if data["index"] else None
         data["origin"] = Origin(*data["origin"]) if data["origin"] else None
-        return Manifest(**data)
-    except (TypeError, KeyError) as error:
+        manifest = _entry(Manifest, data)
+        _check_values(manifest)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise StoreCorruptError(f"{path}: not a manifest of format {layout.FORMAT}: {error}") from None
+    return manifest
+
+
+def _entry(kind: type[Entry], data: dict[str, Any]) -> Entry:
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: value for name, value in data.items() if name in known})
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raises ValueError for what no writer of this format writes, so that reading can rely on it."""
+    entries: list[SegmentEntry | IndexEntry] = [*manifest.segments]
+    if manifest.index:
+        entries.append(manifest.index)
+    numbers = [manifest.dim, manifest.generation, manifest.content]
+    numbers += [n for e in entries for n in (e.bytes, e.documents)]
+    numbers += [n for s in manifest.segments for n in (s.rows, s.values_offset)]
+    if not all(type(n) is int and n >= 0 for n in numbers) or manifest.dim == 0:
+        raise ValueError("a number in it is not one, or below zero")
+    if manifest.dtype not in layout.DTYPES:
+        raise ValueError(f"vectors of type {manifest.dtype!r}")
+    for entry in entries:
+        if Path(entry.file).name != entry.file:
+            raise ValueError(f"a file outside the store: {entry.file!r}")
 
 
 def save(folder: Path, manifest: Manifest) -> None:
     """Put ``manifest`` in the place of the one before it, whole or not at all. Raises StoreWriteError."""
     data = {"format": layout.FORMAT, **asdict(manifest)}
     data["origin"] = list(manifest.origin) if manifest.origin else None
-    data = json.loads(json.dumps(data))  # as it will be read, so that the checksum is over the same thing
-    data["checksum"] = _checksum(data)
-    text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False)
+    data["checksum"] = _BLANK  # the first key in order, so its digits are the first in the file
+    blank = json.dumps(data, indent=1, sort_keys=True) + "\n"
+    text = blank.replace(_BLANK, _checksum(blank.encode("ascii")), 1)
     files.write_whole(folder / layout.MANIFEST, lambda path: _write(path, text))
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text, encoding="ascii")
 
 
-def _checksum(data: dict[str, Any]) -> str:
-    """XXH3-64 of the manifest without its checksum, as JSON with sorted keys and no spaces."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(data, sort_keys=True, separators=(",", ":")).encode("ascii"))
+def _checksum(blank: bytes) -> str:
+    """XXH3-64 of the manifest's bytes, the digits of the checksum itself being zeros."""
+    return xxhash.xxh3_64_hexdigest(blank)
+
+
+def _intact(raw: bytes, checksum: object) -> bool:
+    return (
+        isinstance(checksum, str)
+        and len(checksum) == len(_BLANK)
+        and _checksum(raw.replace(checksum.encode(), _BLANK.encode(), 1)) == checksum
+    )

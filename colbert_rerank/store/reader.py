@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import columns as hdf5
 from colbert_rerank.store import ids, layout
 from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
-from colbert_rerank.store.segment import Segment, check_size
+from colbert_rerank.store.segment import Segment, read_index
 
 
 class Gathered(NamedTuple):
@@ -109,10 +109,8 @@ class Store:
             )
 
 
-def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, hdf5.Array]:
+def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:
     entry = manifest.index
     if entry is None:  # an ingest is under way, or was interrupted
         return ids.build([segment.columns for segment in segments])
-    path = folder / layout.SEGMENTS / entry.file
-    check_size(path, entry)
-    return hdf5.read(path, ids.COLUMNS, entry.columns)
+    return read_index(folder, entry)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import xxhash
 
 from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import columns as hdf5
-from colbert_rerank.store import files, layout
+from colbert_rerank.store import files, ids, layout
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.manifest import IndexEntry, SegmentEntry
 
@@ -31,8 +32,13 @@ class Segment:
     def __init__(self, folder: Path, entry: SegmentEntry, dim: int, dtype: str) -> None:
         self.path = folder / layout.SEGMENTS / entry.file
         self.entry = entry
-        check_size(self.path, entry)
-        self.values: Array = hdf5.map_array(self.path, entry.values_offset, (entry.rows, dim), dtype)
+        self._map = hdf5.map_file(self.path, entry.bytes)
+        try:
+            self.values: Array = hdf5.view(self._map, entry.values_offset, (entry.rows, dim), dtype)
+        except ValueError:
+            raise StoreCorruptError(
+                f"{self.path}: its values end behind the file's end, by the manifest. {layout.RESTORE}"
+            ) from None
         self._columns: dict[str, Array] | None = None
         self._unchecked: npt.NDArray[np.bool_] | None = None
 
@@ -40,9 +46,15 @@ class Segment:
     def columns(self) -> Mapping[str, Array]:
         """The small columns, read on first use. Raises StoreCorruptError."""
         if self._columns is None:
-            found = hdf5.read(self.path, REQUIRED, self.entry.columns, OPTIONAL)
+            found = hdf5.read(self.path, self._map, REQUIRED, self.entry.columns, OPTIONAL)
             n = self.entry.documents
-            shapes = {layout.ROW_COUNTS: (n,), layout.ID_LENGTHS: (n,), layout.CONTENT_HASHES: (n, 16)}
+            shapes: dict[str, tuple[int, ...]] = {
+                layout.ROW_COUNTS: (n,),
+                layout.ID_LENGTHS: (n,),
+                layout.ID_BYTES: (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),),
+                layout.CONTENT_HASHES: (n, HASH_BYTES),
+                layout.BLOCK_CHECKSUMS: (-(-self.values.nbytes // layout.BLOCK),),
+            }
             shapes |= {name: (n,) for name in OPTIONAL if name in found}
             for name, shape in shapes.items():
                 if found[name].shape != shape:
@@ -70,7 +82,7 @@ class Segment:
             if xxhash.xxh3_64_intdigest(raw[begin : begin + layout.BLOCK]) != int(sums[block]):
                 raise StoreCorruptError(
                     f"{self.path}: the vectors at byte {self.entry.values_offset + begin} are damaged, their checksum "
-                    "does not match. Restore the store from a copy, or ingest again into a new folder"
+                    f"does not match. {layout.RESTORE}"
                 )
             self._unchecked[block] = False
 
@@ -99,10 +111,13 @@ def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEnt
     return IndexEntry(name, path.stat().st_size, int(index[layout.ID_HASHES].size), placed[0].columns)
 
 
-def check_size(path: Path, entry: SegmentEntry | IndexEntry) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise StoreCorruptError(f"{path}: this file of the store is missing") from None
-    if size != entry.bytes:
-        raise StoreCorruptError(f"{path}: it has {size} bytes, the manifest says {entry.bytes}: truncated or replaced")
+def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
+    """The columns of a generation's id index. Raises StoreCorruptError."""
+    path = folder / layout.SEGMENTS / entry.file
+    found = hdf5.read(path, hdf5.map_file(path, entry.bytes), ids.COLUMNS, entry.columns)
+    sizes = dict.fromkeys(ids.COLUMNS, entry.documents)
+    sizes[layout.ID_BYTES] = int(found[layout.ID_LENGTHS].sum(dtype=np.int64))
+    for name, size in sizes.items():
+        if found[name].shape != (size,):
+            raise StoreCorruptError(f"{path}: column {name} has shape {found[name].shape}, not {(size,)}")
+    return found

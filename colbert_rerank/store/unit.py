@@ -40,9 +40,13 @@ class Unit:
     ) -> None:
         """Append one document; ``matrix`` [T, dim] is cast to the store's dtype.
 
-        Raises NonFiniteError where it holds NaN or infinity, or does once cast, naming the id.
+        Raises NonFiniteError where it holds NaN or infinity, or does once cast, naming the id; UsageError for an id
+        or a shape that the store does not take.
         """
-        key = doc_id.encode("utf-8")
+        try:
+            key = doc_id.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"document id {doc_id!a} holds half of a surrogate pair, which is no character") from None
         if not 0 < len(key) <= layout.ID_LIMIT:
             raise UsageError(f"document id {doc_id!r} has {len(key)} bytes, expected 1 to {layout.ID_LIMIT}")
         if matrix.ndim != 2 or matrix.shape[1] != self.dim:

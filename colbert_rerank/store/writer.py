@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colbert_rerank.errors import StoreNotFoundError
+from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError
 from colbert_rerank.store import files, ids, layout, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
@@ -34,7 +34,7 @@ class StoreWriter:
         """Seal ``unit`` as a segment, list it, and return its name.
 
         ``posted`` says whether its documents are in the first stage's index already. Raises StoreWriteError, and then
-        nothing has changed.
+        what was committed before is intact.
         """
         entry = segment.write(
             self.folder, self._name(), unit.columns(), unit.values, (unit.rows, unit.dim), self.manifest.dtype
@@ -129,7 +129,12 @@ class StoreWriter:
         return f"{number}.ids.h5" if kind == "ids" else f"{number}.h5"
 
     def _save(self, manifest: Manifest) -> None:
-        manifests.save(self.folder, manifest)
+        try:
+            manifests.save(self.folder, manifest)
+        except BaseException:
+            # The rename may have happened before the error: what is on disk counts, or a sweep would remove its files.
+            self.manifest = manifests.load(self.folder)
+            raise
         self.manifest = manifest
 
 
@@ -137,13 +142,18 @@ class StoreWriter:
 def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
     """Hold the store in ``folder`` for writing; one that is not there yet is made with the manifest ``new``.
 
-    Raises StoreWriteError where another process writes to it. Whether an existing store suits is for the caller to say.
+    Raises StoreWriteError where another process writes to it, StoreCorruptError where its manifest is damaged or
+    has gone. Whether an existing store suits is for the caller to say.
     """
     files.make_folder(folder / layout.SEGMENTS)
     with files.locked(folder / layout.LOCK):
         try:
             writer = StoreWriter(folder, manifests.load(folder))
         except StoreNotFoundError:
+            if lost := sum(1 for _ in (folder / layout.SEGMENTS).glob("*.h5")):
+                raise StoreCorruptError(
+                    f"{folder}: {layout.MANIFEST} is missing, but {lost} files of a store are there. {layout.RESTORE}"
+                ) from None
             writer = StoreWriter(folder, new)
             manifests.save(folder, new)
         writer.sweep()

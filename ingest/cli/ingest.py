@@ -45,8 +45,8 @@ OPENSEARCH = "opensearch:"
     "--replicas", type=click.IntRange(0), help="Of an index that is made; by default 1 where a node can hold it."
 )
 @click.option("--analyzer", default="english", show_default=True, help="Of an index that is made.")
-@click.option("--bm25-k1", default=0.9, show_default=True, help="Of an index that is made.")
-@click.option("--bm25-b", default=0.4, show_default=True, help="Of an index that is made.")
+@click.option("--bm25-k1", default=1.2, show_default=True, help="Of an index that is made.")
+@click.option("--bm25-b", default=0.75, show_default=True, help="Of an index that is made.")
 @click.option("--into-existing", is_flag=True, help="Write into an index that colbert-rerank did not make.")
 @click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, to read one name over several indices.")
 @click.option("--allow-other-index", is_flag=True, help="Fill an index that was made again from this store.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import opensearchpy
 
 from colbert_rerank.errors import IndexNotFoundError, OpenSearchError
 from colbert_rerank.opensearch import translated
-from colbert_rerank.retry import Retry, with_retry
+from colbert_rerank.retry import Retry, pause_after, with_retry
 
 FIRST_PAGE = 100
 PAGE_BYTES = 8 << 20
@@ -130,10 +131,15 @@ class Scroll:
                 answer: dict[str, Any] = self._client.scroll(body={"scroll_id": self._id, "scroll": self._keep_alive})
                 return answer
         except OpenSearchError as error:
-            cause = error.__cause__
-            if context_is_lost(error) or not isinstance(getattr(cause, "status_code", None), int):
+            if context_is_lost(error):
                 raise SnapshotLostError from error
-            raise
+            # Refused or cut off, the scroll may have moved on or not: only another one is sure to miss nothing.
+            cause = error.__cause__
+            wait = pause_after(cause, 0, self._retry) if isinstance(cause, opensearchpy.TransportError) else None
+            if wait is None:
+                raise
+            time.sleep(wait)
+            raise SnapshotLostError from error
 
 
 def search_body(size: int, slice_number: int, slices: int) -> dict[str, Any]:

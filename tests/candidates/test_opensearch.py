@@ -130,10 +130,17 @@ def test_a_doc_id_of_their_own_is_not_taken_for_ours(
     opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
 ) -> None:
     mapping = {"properties": {"text": {"type": "text"}, "doc_id": {"type": "keyword"}}}
-    docs = {"1": {"text": "sea", "doc_id": "2"}, "2": {"text": "sea sea", "doc_id": "1"}}
+    docs = {
+        "1": {"text": "tides", "doc_id": "1"},  # alike at first sight
+        "2": {"text": "sea", "doc_id": "3"},
+        "3": {"text": "sea sea", "doc_id": "2"},
+    }
     make_index(opensearch_url, index_name, docs, mappings=mapping)
-    (hits,) = OpenSearchCandidates(client, index_name, fields=["text"]).search([Query("q", "sea")], k=2)
-    assert ids(hits) == ["2", "1"]
+    candidates = OpenSearchCandidates(client, index_name, fields=["text"])
+    assert [ids(hits) for hits in candidates.search([Query("q", "tides"), Query("r", "sea")], k=2)] == [
+        ["1"],
+        ["3", "2"],
+    ]
 
 
 def test_a_column_of_ours_that_others_wrote_to_is_found_out(
@@ -152,14 +159,16 @@ def test_a_column_of_ours_that_others_wrote_to_is_found_out(
 def test_no_fielddata_for_ids(
     opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    docs = {f"d{number:03}": {"text": "sea" if number % 2 else "sea sea"} for number in range(300)}
+    # Neither the order of writing nor the shard may show: many ties, and the same statistics for all shards.
+    docs = {f"d{number * 7919 % 300:03}": {"text": "sea" if number % 3 else "sea sea"} for number in range(300)}
     make_index(opensearch_url, index_name, docs, mappings=TEXT, settings={"number_of_shards": 3})
     queries = [Query("a", "sea"), Query("b", "zebra"), Query("c", "sea")]
-    with_fielddata = list(OpenSearchCandidates(client, index_name, fields=["text"]).search(queries, k=100))
+    with_fielddata = list(OpenSearchCandidates(client, index_name, fields=["text"], dfs=True).search(queries, k=150))
     with no_fielddata(opensearch_url):
-        without = list(OpenSearchCandidates(client, index_name, fields=["text"]).search(queries, k=100))
+        without = list(OpenSearchCandidates(client, index_name, fields=["text"], dfs=True).search(queries, k=150))
     assert without == with_fielddata
-    assert len(without[0]) == 100
+    assert len(without[0]) == 150
+    assert len({hit.score for hit in without[0]}) == 2
     assert "fielddata" in caplog.text
 
 
@@ -309,20 +318,30 @@ def test_more_candidates_than_the_index_gives(
         next(candidates.search([TIDES], k=0))
 
 
+@pytest.mark.parametrize("k", [1, 39, 40])
 def test_ties_up_to_the_window_without_fielddata(
-    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    caplog: pytest.LogCaptureFixture,
+    k: int,
 ) -> None:
-    docs = {f"d{number:03}": {"text": "sea"} for number in range(60)}
+    docs = {f"d{number:03}": {"text": "sea"} for number in range(60)} | {"e": {"text": "tides"}}
     make_index(opensearch_url, index_name, docs, mappings=TEXT, settings={"max_result_window": 40})
     with no_fielddata(opensearch_url):
-        (hits,) = OpenSearchCandidates(client, index_name, fields=["text"]).search([Query("q", "sea")], k=40)
-    assert len(hits) == 40
+        candidates = OpenSearchCandidates(client, index_name, fields=["text"])
+        assert ids(next(candidates.search([Query("q", "tides")], k=k))) == ["e"]
+        assert "at the cut" not in caplog.text
+        (hits,) = candidates.search([Query("q", "sea")], k=k)
+    assert len(hits) == k
     assert ids(hits) == sorted(ids(hits))
+    assert "at the cut" in caplog.text  # the order is repeatable, but no longer by id
 
 
 def test_several_indices_behind_one_name(opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch) -> None:
     for part in ("a", "b"):
-        make_index(opensearch_url, f"{index_name}-{part}", {"1": {"text": "sea"}, "2": {"text": f"{part} sea sea"}})
+        docs = {"3": {"text": "sea"}, "1": {"text": "sea"}, "2": {"text": f"{part} sea sea"}}
+        make_index(opensearch_url, f"{index_name}-{part}", docs)
     client.indices.put_alias(index=f"{index_name}-*", name=f"{index_name}-all")
     with pytest.raises(UsageError, match=f"2 indices .*{index_name}-a, {index_name}-b"):
         OpenSearchCandidates(client, f"{index_name}-all", fields=["text"])
@@ -330,10 +349,12 @@ def test_several_indices_behind_one_name(opensearch_url: str, index_name: str, c
     assert candidates.origin.name == f"{index_name}-a,{index_name}-b"
     (hits,) = candidates.search([Query("q", "sea")], k=9)
     assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.doc_id))
-    assert sorted(ids(hits)) == [f"{index_name}-{part}/{number}" for part in "ab" for number in "12"]
+    assert sorted(ids(hits)) == [f"{index_name}-{part}/{number}" for part in "ab" for number in "123"]
+    with no_fielddata(opensearch_url):
+        assert next(candidates.search([Query("q", "sea")], k=9)) == hits
     fetched = {document.doc_id: document.fields for document in candidates.fetch(ids(hits))}
     assert fetched[f"{index_name}-b/2"] == {"text": "b sea sea"}
-    assert len(fetched) == 4
+    assert len(fetched) == 6
 
 
 def test_an_alias_of_one_index_keeps_its_filter(
@@ -408,6 +429,32 @@ def test_adding_an_alias_needs_more_than_to_read(opensearch_url: str, index_name
         pytest.raises(OpenSearchAuthError, match="indices:admin/mapping/put"),
     ):
         add_doc_id_alias(client, index_name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"timed_out": True}, id="timed-out"),
+        pytest.param({"_shards": {"total": 3, "successful": 2, "failed": 1}}, id="a-shard-failed"),
+        pytest.param({"_shards": {"total": 3, "successful": 2, "failed": 0}}, id="a-shard-was-away"),
+    ],
+)
+def test_fewer_hits_than_there_are_is_an_error(
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    make_ours(opensearch_url, index_name, SEA)
+    batch, single = client.msearch, client.search
+    candidates = OpenSearchCandidates(client, index_name)
+    monkeypatch.setattr(client, "msearch", lambda **call: {"responses": [batch(**call)["responses"][0] | changes]})
+    with pytest.raises(OpenSearchError, match="query 'q1': searched only"):
+        next(candidates.search([TIDES], k=3))
+    monkeypatch.setattr(client, "search", lambda **call: single(**call) | changes)
+    with pytest.raises(OpenSearchError, match="shards answered"):
+        list(candidates.fetch(["d1"]))
 
 
 def test_read_only_credentials_suffice(opensearch_url: str, index_name: str) -> None:
@@ -496,7 +543,11 @@ def test_batches_travel_together_and_are_read_lazily(opensearch_url: str, index_
         assert len(next(results)) == 2
         assert len(gateway.sent_to("_msearch")) == 1
         assert len(list(results)) == 9
-        assert len(gateway.sent_to("_msearch")) == 3
+        sent = gateway.sent_to("_msearch")
+        assert [request.body.count(b"\n") // 2 for request in sent] == [4, 4, 2]
+        headers = [json.loads(line) for request in sent for line in request.body.splitlines()[::2]]
+    # One copy of each shard answers all of them: another may rank differently.
+    assert [header["preference"] for header in headers] == ["colbert-rerank"] * 10
 
 
 def test_no_log_line_holds_a_document(

@@ -15,6 +15,7 @@ from colbert_rerank.opensearch import connect
 from colbert_rerank.retry import Retry
 from colbert_rerank.types import Document
 from ingest.bulk import BulkIndexer
+from ingest.sources import snapshots
 from ingest.sources.opensearch import OpenSearchSource
 from ingest.target import prepare_index
 from mappings import index_body
@@ -79,13 +80,16 @@ def test_an_empty_index(opensearch_url: str, index_name: str, client: opensearch
 
 
 def test_pages_grow_and_shrink_with_the_documents(
-    opensearch_url: str, index_name: str, gateway: Gateway, client: opensearchpy.OpenSearch
+    opensearch_url: str,
+    index_name: str,
+    gateway: Gateway,
+    client: opensearchpy.OpenSearch,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(snapshots, "PAGE_BYTES", 100_000)
     docs: dict[str, dict[str, Any]] = {f"d{n:03}": {"text": "small"} for n in range(150)}
-    docs |= {f"e{n:03}": {"text": "x" * 400_000} for n in range(60)}
-    make_index(opensearch_url, index_name)
-    for at in range(0, 210, 30):
-        put_documents(opensearch_url, index_name, dict(list(docs.items())[at : at + 30]))
+    docs |= {f"e{n:03}": {"text": "x" * 5_000} for n in range(60)}
+    make_index(opensearch_url, index_name, docs)
     assert fields_by_id(list(OpenSearchSource(client, index_name))) == docs
     sizes = [json.loads(request.body)["size"] for request in gateway.sent_to("_search") if b'"size"' in request.body]
     assert sizes[:2] == [100, 200]
@@ -199,16 +203,21 @@ def test_servers_without_points_in_time(
     assert open_views(opensearch_url) == 0
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Drop(path="scroll", after=True), id="answer-lost"),  # that page cannot be had again
+        pytest.param(Refuse(path="scroll", status=429, times=2), id="429"),
+        pytest.param(Refuse(path="scroll", status=503, times=2), id="503"),
+    ],
+)
 def test_a_lost_scroll_is_opened_again(
-    opensearch_url: str, index_name: str, gateway: Gateway, client: opensearchpy.OpenSearch
+    opensearch_url: str, index_name: str, gateway: Gateway, client: opensearchpy.OpenSearch, fault: Any
 ) -> None:
     make_index(opensearch_url, index_name, DOCS, settings={"number_of_shards": 2})
-    gateway.faults += [
-        Refuse(path="point_in_time", status=400, times=99),
-        Drop(path="scroll", after=True),  # the page that went astray cannot be had again
-    ]
+    gateway.faults += [Refuse(path="point_in_time", status=400, times=99), fault]
     found: list[Document] = []
-    for document in OpenSearchSource(client, index_name, page_docs=30):
+    for document in OpenSearchSource(client, index_name, page_docs=30, retry=QUICK):
         if len(found) == 200:
             assert call(opensearch_url, "DELETE", "/_search/scroll/_all").status == 200
         found.append(document)
