@@ -120,11 +120,11 @@ class Encoder:
         self,
         tokens: Sequence[Tokens],
         dtype: npt.DTypeLike = np.float32,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[npt.NDArray[np.floating]]:
         """As `encode_documents`, for documents tokenized before; cast to ``dtype`` (float16 or float32) on the device.
 
-        ``progress`` is told after each batch how many documents it held.
+        ``progress`` is told after each batch how many documents it held, and how many token vectors they have.
         """
         import torch
 
@@ -143,7 +143,7 @@ class Encoder:
             for i, start, end in zip(positions, [0, *ends], ends, strict=False):  # blanks at the end have no position
                 out[i] = packed[start:end]
             if progress:
-                progress(len(batch))
+                progress(len(batch), len(packed))
         return out
 
     def _tokenize(self, texts: Sequence[str], marker: int, length: int) -> list[Tokens]:

@@ -138,9 +138,9 @@ def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:
     if path == STDIN:
         return _write_rows(rows, sys.stdout, tag, "<stdout>")
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if target.is_dir():
         raise UsageError(f"cannot write the run to {path}: it is a folder")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         file = partial.open("w", encoding="utf-8", newline="\n")
     except OSError as error:

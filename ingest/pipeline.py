@@ -43,7 +43,7 @@ class IngestReport:
 
     input: InputReport
     encoded: int = 0
-    tokens: int = 0
+    rows: int = 0  # token vectors of the documents encoded
     truncated: int = 0
     unchanged: int = 0
     posted: int = 0
@@ -154,8 +154,9 @@ def _encode_all(
 ) -> None:
     """Encode unit after unit here; seal and post each in the background, one at a time."""
 
-    def encoded(count: int) -> None:
+    def encoded(count: int, rows: int) -> None:
         report.encoded += count
+        report.rows += rows
         progress(report)
 
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
@@ -238,7 +239,6 @@ def _works(
                 work, tokens = _Work([], []), 0
             work.new.append(_Read(document, text, digest, one))
             tokens += len(one.ids)
-            report.tokens += len(one.ids)
             report.truncated += one.truncated > 0
         if len(work.again) >= POST_AHEAD:
             yield work

@@ -6,12 +6,17 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.server.node import OpenSearchNode
 from tests.server.rest import call
 from tests.server.secured import SecuredNode
+
+if TYPE_CHECKING:
+    from colbert_rerank.encoder import Encoder
 
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
@@ -85,3 +90,37 @@ def index_name(opensearch_url: str, request: pytest.FixtureRequest) -> Iterator[
     for row in listed.json():
         deleted = call(opensearch_url, "DELETE", f"/{row['index']}")
         assert deleted.status == 200, deleted.body
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small checkpoint with random weights; see `tests.tiny`."""
+    from tests.tiny import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny: Path) -> Encoder:
+    from colbert_rerank.encoder import Encoder
+
+    return Encoder.load(str(tiny), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def starter_encoder() -> Encoder:
+    """The bundled checkpoint: about 40 documents a second, where the quality of vectors matters."""
+    from colbert_rerank.encoder import Encoder
+
+    return Encoder.load("starter", device="cpu")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: on busy cores a small network spends nearly all its time waiting for the others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from importlib import import_module
+from typing import Any
 
 import click
 
 import colbert_rerank
 
-# name -> (module, attribute). Loaded when named: `--help` imports neither torch nor opensearch-py, and the write path
-# registers its commands here without being imported from here.
+# name -> (module, attribute), in the order of use. Loaded when named: `--help` imports neither torch nor opensearch-py,
+# and the write path registers its commands here without being imported from here.
 COMMANDS = {
     "demo": ("ingest.cli.demo", "demo"),
-    "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "ingest": ("ingest.cli.ingest", "ingest"),
     "rerank": ("colbert_rerank.cli.rerank", "rerank"),
     "run": ("colbert_rerank.cli.run", "run"),
+    "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
 }
+
+_KEPT = "interrupted; what was committed is kept, and the same command goes on from there"
+AFTER_INTERRUPT = {
+    "demo": _KEPT,
+    "ingest": _KEPT,
+    "run": "interrupted; no run was written, and the same command starts it again",
+}
+
+
+class InterruptError(Exception):
+    """Ctrl-C, in the command of this name."""
 
 
 class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -31,6 +45,12 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would print an empty line and forget which command it was
+            raise InterruptError(ctx.invoked_subcommand) from None
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(colbert_rerank.__version__, prog_name="colbert-rerank")
@@ -38,7 +58,11 @@ def cli() -> None:
     """Re-rank BM25's candidates by late interaction (ColBERT), from token vectors stored by document id.
 
     \b
-    Try it:  colbert-rerank demo
+    Try it:      colbert-rerank demo
+    Your own:    colbert-rerank ingest corpus.jsonl --store DIR
+                 colbert-rerank rerank "a question" --store DIR
+    A TREC run:  colbert-rerank run --topics queries.jsonl --store DIR --output run.txt
+                 colbert-rerank eval run.txt --qrels qrels.txt
     """
 
 
@@ -46,17 +70,22 @@ def main() -> None:
     """The console script: an error becomes one line and an exit status: 2 where the arguments are at fault."""
     if sys.platform == "win32":
         sys.exit("colbert-rerank does not run on Windows itself; install it in WSL 2 (wsl --install) and run it there")
-    from colbert_rerank.cli.output import fail
+    from colbert_rerank.cli import output
     from colbert_rerank.errors import ColbertRerankError, UsageError
 
+    output.configure()
+    if not sys.warnoptions:  # what libraries tell their programmers is not for users; python -W shows it
+        warnings.simplefilter("ignore")
     try:
         sys.exit(cli.main(standalone_mode=False))
-    except click.Abort:  # Ctrl-C
-        fail("interrupted; what was committed is kept, and the same command goes on from there", 130)
+    except InterruptError as error:
+        output.fail(AFTER_INTERRUPT.get(str(error), "interrupted"), 130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        output.fail_to_parse(error)
     except UsageError as error:
-        fail(str(error), 2)
+        output.fail(str(error), 2)
     except ColbertRerankError as error:
-        fail(str(error), 1)
+        output.fail(str(error), 1)
+    except OSError as error:  # of our own output: inputs, stores and servers have errors of their own
+        sys.stdout = io.StringIO()  # what could not be written is not tried again at exit
+        output.fail(f"cannot write {error.filename or 'the output'}: {error.strerror or error}", 1)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import click
 
+from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.output import figures, output_options, table
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run")
-@click.option("--qrels", required=True, help="Judgements: TREC qrels, or a BEIR TSV.")
-@click.option("--measures", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them.")
-@click.option("--by-query", is_flag=True, help="One line a query as well.")
+@click.option("--qrels", metavar="FILE", required=True, help="Judgements: TREC qrels, or a BEIR TSV.")
+@click.option(
+    "--measures", metavar="NAMES", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them."
+)
+@click.option("--by-query", is_flag=True, help="A line for each query as well.")
 @output_options
 def evaluate(run: str, qrels: str, measures: str, by_query: bool) -> None:
     """Measure a TREC run file.

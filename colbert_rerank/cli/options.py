@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from colbert_rerank.cli.help import section
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ class ModelOptions:
     compute_dtype: str
 
     def load(self) -> Encoder:
-        from colbert_rerank.encoder import Encoder
+        from colbert_rerank.cli.progress import working
 
-        return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype)
+        with working(f"loading the model {self.model}"):
+            from colbert_rerank.encoder import Encoder
+
+            return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,13 @@ class OpenSearchOptions:
     aws_region: str
     aws_service: str
     timeout: float
+
+    @property
+    def shown_url(self) -> str:
+        """The address without a user and password, to be printed."""
+        from colbert_rerank.connection import Connection
+
+        return Connection(self.opensearch or "").url
 
     def connect(self) -> OpenSearch:
         """A client for a server that was asked whether it will do. Raises OpenSearchError, UsageError."""
@@ -102,14 +113,29 @@ class FirstStageOptions:
         if sum(chosen) > 1:
             raise UsageError("choose one first stage: --bm25, --candidates RUN, or --opensearch URL --index NAME")
         if self.candidates is not None:
+            if given := self._only_for_opensearch():
+                raise UsageError(f"{given} needs --opensearch URL, not --candidates")
             from colbert_rerank.candidates.runfile import RunCandidates
 
             return RunCandidates(self.candidates)
         if server.opensearch is not None:
             return self._open_index(store, server)
+        if given := self._only_for_opensearch():
+            raise UsageError(f"{given} needs --opensearch URL")
         from colbert_rerank.candidates.bm25 import Bm25Index
 
         return Bm25Index.open_for(store.folder, store.manifest)
+
+    def _only_for_opensearch(self) -> str | None:
+        """The first option given that has no meaning without a server."""
+        options = {
+            "--index": self.index,
+            "--query-template": self.query_template,
+            "--qualified-ids": self.qualified_ids,
+            "--dfs": self.dfs,
+            "--add-doc-id-alias": self.add_doc_id_alias,
+        }
+        return next((name for name, value in options.items() if value), None)
 
     def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
         from colbert_rerank.candidates.doc_id_alias import add_doc_id_alias, estimate_fielddata_bytes
@@ -139,15 +165,20 @@ class FirstStageOptions:
 
 def model_options(command: F) -> F:
     """``--model``, ``--device``, ``--compute-dtype``, passed on as ``model: ModelOptions``."""
+    option = section("Model")
     return _grouped(
         command,
         "model",
         ModelOptions,
-        click.option(
-            "--model", default="starter", show_default=True, help="'starter', a folder, or OWNER/NAME on the hub."
+        option(
+            "--model",
+            metavar="NAME",
+            default="starter",
+            show_default=True,
+            help="starter (bundled), a folder, or OWNER/NAME on the hub.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-        click.option(
+        option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        option(
             "--compute-dtype",
             default="auto",
             show_default=True,
@@ -159,39 +190,50 @@ def model_options(command: F) -> F:
 
 def opensearch_options(command: F) -> F:
     """How to reach OpenSearch, passed on as ``server: OpenSearchOptions``. Secrets never stand on the command line."""
+    option = section("OpenSearch")
     return _grouped(
         command,
         "server",
         OpenSearchOptions,
-        click.option("--opensearch", metavar="URL", help="The server, such as https://localhost:9200."),
-        click.option("--os-user", default="", help="Else COLBERT_RERANK_OPENSEARCH_USER."),
-        click.option("--os-password-file", default="", help="Else COLBERT_RERANK_OPENSEARCH_PASSWORD."),
-        click.option("--os-api-key-file", default="", help="Else COLBERT_RERANK_OPENSEARCH_API_KEY."),
-        click.option("--os-token-file", default="", help="A bearer token; else COLBERT_RERANK_OPENSEARCH_TOKEN."),
-        click.option("--ca-file", default="", help="CA certificate of the server, PEM."),
-        click.option("--insecure", is_flag=True, help="Do not check the server's certificate."),
-        click.option("--aws-region", default="", help="Sign requests for Amazon OpenSearch in this region (SigV4)."),
-        click.option("--aws-service", default="es", show_default=True, help="es, or aoss for serverless."),
-        click.option("--timeout", default=60.0, show_default=True, help="Seconds a request may take."),
+        option("--opensearch", metavar="URL", help="The server, such as https://localhost:9200."),
+        option("--os-user", metavar="NAME", default="", help="Else $COLBERT_RERANK_OPENSEARCH_USER."),
+        option("--os-password-file", metavar="FILE", default="", help="Else $COLBERT_RERANK_OPENSEARCH_PASSWORD."),
+        option("--os-api-key-file", metavar="FILE", default="", help="Else $COLBERT_RERANK_OPENSEARCH_API_KEY."),
+        option(
+            "--os-token-file", metavar="FILE", default="", help="Bearer token; else $COLBERT_RERANK_OPENSEARCH_TOKEN."
+        ),
+        option("--ca-file", metavar="FILE", default="", help="CA certificate of the server, PEM."),
+        option("--insecure", is_flag=True, help="Do not check the server's certificate."),
+        option(
+            "--aws-region",
+            metavar="NAME",
+            default="",
+            help="Sign requests for Amazon OpenSearch in this region (SigV4).",
+        ),
+        option("--aws-service", metavar="NAME", default="es", show_default=True, help="es, or aoss for serverless."),
+        option(
+            "--timeout", metavar="S", type=float, default=60.0, show_default=True, help="Seconds a request may take."
+        ),
     )
 
 
 def first_stage_options(command: F) -> F:
     """Where candidates come from, passed on as ``first_stage: FirstStageOptions``."""
+    option = section("First stage")
     return _grouped(
         command,
         "first_stage",
         FirstStageOptions,
-        click.option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
-        click.option("--candidates", metavar="RUN", help="A TREC run file; - for stdin."),
-        click.option("--index", help="The OpenSearch index; by default the one the store was made from."),
-        click.option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
-        click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, for one name over several indices."),
-        click.option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
-        click.option(
+        option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
+        option("--candidates", metavar="RUN", help="A TREC run file; - for stdin."),
+        option("--index", metavar="NAME", help="The OpenSearch index; by default the one the store was made from."),
+        option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
+        option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, for one name over several indices."),
+        option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
+        option(
             "--allow-other-index", is_flag=True, help="Accept a reindexed copy, after comparing 20 documents with it."
         ),
-        click.option(
+        option(
             "--add-doc-id-alias", is_flag=True, help="Add a doc_id alias of _id to the index's mapping (changes it)."
         ),
     )
@@ -199,35 +241,45 @@ def first_stage_options(command: F) -> F:
 
 def ranking_options(command: F) -> F:
     """``--missing`` and ``--interpolate``."""
-    for option in (
-        click.option(
+    option = section("Ranking")
+    for add in (
+        option(
+            "--interpolate",
+            type=float,
+            metavar="A",
+            help="Rank by A z(first stage) + (1 - A) z(MaxSim); off by default.",
+        ),
+        option(
             "--missing",
             type=click.Choice(["first_stage", "encode", "drop", "error"]),
             default="first_stage",
             show_default=True,
             help="Candidates without vectors: keep after the others, encode their text now, drop, or stop.",
         ),
-        click.option(
-            "--interpolate",
-            type=float,
-            metavar="A",
-            help="Rank by A z(first stage) + (1 - A) z(MaxSim); off by default.",
-        ),
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 
-def open_reranker(store: Path, model: ModelOptions, missing: Any, interpolate: float | None) -> Reranker:
-    """The re-ranker over the store in a folder; says so where the store's last ingest did not come to its end."""
+def open_store(folder: Path) -> Store:
+    """The store in ``folder``; says so where its last ingest did not come to its end."""
     from colbert_rerank.cli.output import warn
-    from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(folder)
     if not opened.manifest.complete:
-        warn(f"{store}: an ingest into this store was interrupted, or is under way; it holds {len(opened):,} documents")
-    return Reranker(opened, model.load(), missing=missing, interpolate=interpolate)
+        warn(
+            f"{folder}: an ingest into this store was interrupted, or is under way; it holds {len(opened):,} documents",
+            documents=len(opened),
+        )
+    return opened
+
+
+def open_reranker(store: Store, model: ModelOptions, missing: Any, interpolate: float | None) -> Reranker:
+    encoder = model.load()
+    from colbert_rerank.rerank import Reranker
+
+    return Reranker(store, encoder, missing=missing, interpolate=interpolate)
 
 
 def _grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -> F:

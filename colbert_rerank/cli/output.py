@@ -1,27 +1,27 @@
-"""What the command line shows: results on stdout, everything else on stderr."""
+"""What the command line says: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from colbert_rerank.cli.help import section
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("colbert_rerank.cli")
-_PLAIN_INTERVAL = 5.0  # seconds between progress lines where there is no terminal
 _PACKAGES = ("colbert_rerank", "ingest")
 
 
 class _State:
-    """How this process talks; set once by the options that every command has."""
+    """How this process talks; set by `configure` and by the options that every command has."""
 
     json = False
     quiet = False
@@ -29,25 +29,43 @@ class _State:
 
 def output_options(command: F) -> F:
     """``-q``, ``-v`` and ``--log-format``, the same for every command."""
-    for option in (
-        click.option(
-            "-q", "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="Say only what is wrong."
-        ),
-        click.option(
-            "-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Say more on the way."
-        ),
-        click.option(
+    option = section("Messages")
+    for add in (
+        option(
             "--log-format",
             type=click.Choice(["text", "json"]),
             default="text",
+            show_default=True,
             expose_value=False,
-            callback=_format,
+            callback=lambda ctx, param, value: configure(value),
             is_eager=True,
-            help="Messages on stderr as text, or one JSON object a line.",
+            help="On stderr: text, or one JSON object a line.",
         ),
+        option("-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Say more on the way."),
+        option("-q", "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="Only results and errors."),
     ):
-        command = option(command)
+        command = add(command)
     return command
+
+
+def configure(log_format: str = "text") -> None:
+    """Begin anew: messages of this package on stderr, those of others nowhere."""
+    _State.json = log_format == "json"
+    _State.quiet = False
+    handler = _Stderr()
+    handler.setFormatter(_JsonFormatter() if _State.json else _TextFormatter())
+    for name in _PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.WARNING)
+    _log.setLevel(logging.INFO)
+    root = logging.getLogger()
+    if not root.handlers:  # else Python would print the warnings of libraries as a last resort
+        root.addHandler(logging.NullHandler())
+    # set before the libraries are loaded: their bars and notes would stand between ours
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def say(message: str, **data: object) -> None:
@@ -59,77 +77,75 @@ def warn(message: str, **data: object) -> None:
     _log.warning(message, extra={"data": data})
 
 
+def hint(message: str) -> None:
+    """What to do next; for people only."""
+    if not _State.json:
+        _log.info(message)
+
+
 def fail(message: str, status: int) -> NoReturn:
-    if _State.json:
-        click.echo(json.dumps({"level": "error", "message": message}), err=True)
-    else:
-        click.echo(f"Error: {message}", err=True)
+    if sys.stderr.isatty() and status == 130:
+        click.echo(err=True)  # the terminal has just shown ^C
+    _log.error(message)
     sys.exit(status)
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
-    """Print a table on stdout; columns in ``left`` are aligned left, all others right."""
+def fail_to_parse(error: click.ClickException) -> NoReturn:
+    """As click does it: the usage and then the error, or only that where messages are for machines."""
+    if _State.json:
+        fail(error.format_message(), error.exit_code)
+    error.show()
+    sys.exit(error.exit_code)
+
+
+def is_quiet() -> bool:
+    return _State.quiet
+
+
+def is_terminal() -> bool:
+    """Whether someone is watching stderr."""
+    return sys.stderr.isatty() and not _State.json and not _State.quiet
+
+
+def table(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), err: bool = False
+) -> None:
+    """Print a table on stdout; columns in ``left`` are aligned left, all others right. A terminal cuts its lines."""
     if title:
-        click.echo(click.style(title, bold=True))
+        click.echo(_styled(title, err, bold=True), err=err)
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     for number, row in enumerate([head, *rows]):
         cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        click.echo("  " + click.style("  ".join(cells).rstrip(), dim=number == 0))
+        line = "  ".join(["", *cells]).rstrip()[: line_width()]
+        click.echo(_styled(line, err, dim=True) if number == 0 else line, err=err)
+
+
+def line_width() -> int | None:
+    """The columns of the terminal that results go to; ``None`` where they go elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def figures(values: Mapping[str, float]) -> list[str]:
     return [f"{value:.4f}" for value in values.values()]
 
 
-@contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal, a line now and then elsewhere. Call what this yields with (done so far, detail)."""
-    if _State.quiet:
-        yield lambda done, detail: None
-    elif sys.stderr.isatty() and not _State.json:
-        with _bar(what, total) as update:
-            yield update
-    else:
-        yield _lines(what, total)
+def _styled(text: str, err: bool, **style: bool) -> str:
+    stream = sys.stderr if err else sys.stdout
+    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class _Stderr(logging.Handler):
+    """Looks stderr up each time: a progress bar that is being shown puts itself in its place."""
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, detail="")
-        yield lambda done, detail: bar.update(task, completed=done, detail=detail)
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
 
 
-def _lines(what: str, total: int | None) -> Callable[[int, str], None]:
-    last = time.monotonic()
-
-    def update(done: int, detail: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PLAIN_INTERVAL:
-            last = time.monotonic()
-            of = f" of {total:,}" if total else ""
-            say(f"{what}: {done:,}{of}{', ' + detail if detail else ''}", done=done, total=total)
-
-    return update
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        marks = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}
+        return marks.get(record.levelno, "") + record.getMessage()
 
 
 class _JsonFormatter(logging.Formatter):
@@ -147,28 +163,17 @@ class _JsonFormatter(logging.Formatter):
         )
 
 
-def _format(ctx: click.Context, param: click.Parameter, value: str) -> None:
-    _State.json = value == "json"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if _State.json else logging.Formatter("%(message)s"))
-    for name in _PACKAGES:
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(logging.INFO if name == "colbert_rerank" else logging.WARNING)
-    # set before the libraries are loaded: their bars and notes would stand between ours
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
 def _quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         _State.quiet = True
-        for name in _PACKAGES:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        _set_level(logging.ERROR)
 
 
 def _verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        for name in _PACKAGES:
-            logging.getLogger(name).setLevel(logging.DEBUG)
+        _set_level(logging.DEBUG)
+
+
+def _set_level(level: int) -> None:
+    for name in (*_PACKAGES, _log.name):
+        logging.getLogger(name).setLevel(level)

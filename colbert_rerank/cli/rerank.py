@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import (
     FOLDER,
     FirstStageOptions,
@@ -16,23 +17,26 @@ from colbert_rerank.cli.options import (
     first_stage_options,
     model_options,
     open_reranker,
+    open_store,
     opensearch_options,
     ranking_options,
 )
-from colbert_rerank.cli.output import output_options, table
+from colbert_rerank.cli.output import output_options, table, warn
+from colbert_rerank.cli.report import warn_of_gaps
+from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
     from colbert_rerank.types import Candidates, ScoredDoc
 
-SHOWN = 60  # characters of a document's text
+SHOWN = 60  # characters of a document's text, where no terminal cuts the line
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("query")
 @click.option("--store", required=True, type=FOLDER, help="The token store.")
-@click.option("--k", default=100, show_default=True, type=click.IntRange(1), help="Candidates to re-rank.")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Documents to show.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a document instead of a table.")
+@click.option("--k", metavar="N", default=100, show_default=True, type=click.IntRange(1), help="Candidates to re-rank.")
+@click.option("--top", metavar="N", default=10, show_default=True, type=click.IntRange(1), help="Documents to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a document, not a table.")
 @first_stage_options
 @opensearch_options
 @model_options
@@ -50,7 +54,7 @@ def rerank(
     missing: Any,
     interpolate: float | None,
 ) -> None:
-    """Find candidates for one query, re-rank them, and show the best.
+    """Search with one query and re-rank what is found.
 
     \b
     Examples:
@@ -59,9 +63,16 @@ def rerank(
     """
     from colbert_rerank.types import Query
 
-    reranker = open_reranker(store, model, missing, interpolate)
-    candidates = first_stage.open(reranker.store, server)
+    if not query.strip():
+        raise UsageError("the query is empty; give it some text")
+    opened = open_store(store)
+    candidates = first_stage.open(opened, server)
+    reranker = open_reranker(opened, model, missing, interpolate)
     (ranking,) = reranker.run([Query("", query)], candidates, k)
+    if not ranking.first_stage:
+        warn("no candidates: the first stage found nothing for this query")
+        return
+    warn_of_gaps(reranker.report)
     was = {d.doc_id: (rank, d.score) for rank, d in enumerate(ranking.first_stage, start=1)}
     if as_json:
         for rank, document in enumerate(ranking.ranked[:top], start=1):
@@ -79,11 +90,8 @@ def rerank(
                 )
             )
         return
-    if not ranking.ranked:
-        click.echo("No candidates: the first stage found nothing for this query.")
-        return
     shown = ranking.ranked[:top]
-    texts = _texts(candidates, shown, reranker.store.manifest.recipe.text) if first_stage.candidates is None else {}
+    texts = _texts(candidates, shown, opened.manifest.recipe.text) if first_stage.candidates is None else {}
     rows = [
         [str(rank), d.doc_id, f"{d.score:.6f}", str(was[d.doc_id][0]), texts.get(d.doc_id, "")]
         for rank, d in enumerate(shown, start=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
+from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import (
     FOLDER,
     FirstStageOptions,
@@ -17,24 +18,29 @@ from colbert_rerank.cli.options import (
     first_stage_options,
     model_options,
     open_reranker,
+    open_store,
     opensearch_options,
     ranking_options,
 )
-from colbert_rerank.cli.output import figures, output_options, progress, say, table, warn
+from colbert_rerank.cli.output import figures, output_options, say, table
+from colbert_rerank.cli.progress import progress
+from colbert_rerank.cli.report import describe
+from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
-    from colbert_rerank.rerank import Report
     from colbert_rerank.types import ScoredDoc
 
 
-@click.command()
-@click.option("--topics", required=True, help="Queries: BEIR JSONL, TSV or TREC SGML; - for stdin.")
+@click.command(cls=Command)
+@click.option("--topics", metavar="FILE", required=True, help="Queries: BEIR JSONL, TSV or TREC SGML; - for stdin.")
 @click.option("--store", required=True, type=FOLDER, help="The token store.")
-@click.option("--output", required=True, help="The run file to write; - for stdout.")
-@click.option("--k", default=1000, show_default=True, type=click.IntRange(1), help="Candidates a query.")
-@click.option("--tag", default="colbert-rerank", show_default=True, help="The run's last column.")
-@click.option("--qrels", help="Judgements; with them the run is measured.")
-@click.option("--measures", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them.")
+@click.option("--output", metavar="FILE", required=True, help="The run file to write; - for stdout.")
+@click.option("--k", metavar="N", default=1000, show_default=True, type=click.IntRange(1), help="Candidates a query.")
+@click.option("--tag", metavar="NAME", default="colbert-rerank", show_default=True, help="The run's last column.")
+@click.option("--qrels", metavar="FILE", help="Judgements; with them the run is measured.")
+@click.option(
+    "--measures", metavar="NAMES", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them."
+)
 @first_stage_options
 @opensearch_options
 @model_options
@@ -54,7 +60,7 @@ def run(
     missing: Any,
     interpolate: float | None,
 ) -> None:
-    """Re-rank the first stage's top k for every topic and write a TREC run.
+    """Re-rank the candidates of every topic and write a TREC run.
 
     \b
     Examples:
@@ -65,11 +71,14 @@ def run(
     from colbert_rerank import trec
     from colbert_rerank.evaluate import evaluate, parse_measures
 
+    if [topics, qrels, first_stage.candidates].count("-") > 1:
+        raise UsageError("only one of --topics, --qrels and --candidates can be read from stdin")
     names = parse_measures(measures)
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
-    reranker = open_reranker(store, model, missing, interpolate)
-    candidates = first_stage.open(reranker.store, server)
+    opened = open_store(store)
+    candidates = first_stage.open(opened, server)
+    reranker = open_reranker(opened, model, missing, interpolate)
     before: list[ScoredDoc] = []
     after: list[ScoredDoc] = []
 
@@ -79,31 +88,13 @@ def run(
                 if judged is not None:
                     before.extend(ranking.first_stage)
                     after.extend(ranking.ranked)
-                update(done, "")
+                update(done)
                 yield from ranking.ranked
 
     written = trec.write_run(rows(), output, tag)
-    say(f"{written:,} lines in {output}", lines=written, output=output)
+    to_stdout = output == "-"
+    say(f"{written:,} lines in {'<stdout>' if to_stdout else output}", lines=written, output=output)
     describe(reranker.report)
     if judged is not None:
         stages = {"first stage": evaluate(before, judged, names), "re-ranked": evaluate(after, judged, names)}
-        table("", ["", *names], [[stage, *figures(means)] for stage, means in stages.items()])
-
-
-def describe(report: Report) -> None:
-    """Say what a re-ranker did: what was left out or cut, and where the time went."""
-    say(
-        f"{report.queries:,} queries, {report.scored:,} of {report.candidates:,} candidates scored",
-        queries=report.queries,
-        candidates=report.candidates,
-        scored=report.scored,
-    )
-    for name, count in sorted(report.missing.items()):
-        if count:
-            warn(f"{count:,} candidates without vectors: {name.replace('_', ' ')}", **{f"missing_{name}": count})
-    if report.empty:
-        warn(f"{report.empty:,} queries found no candidate", empty=report.empty)
-    if report.truncated_queries:
-        warn(f"{report.truncated_queries:,} queries were longer than the model reads, and cut")
-    times = report.median_ms()
-    say("median ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), median_ms=times)
+        table("", ["", *names], [[stage, *figures(means)] for stage, means in stages.items()], err=to_stdout)

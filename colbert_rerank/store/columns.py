@@ -21,6 +21,7 @@ import xxhash
 
 from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.store import layout
+from colbert_rerank.store.image import Image
 
 Array = npt.NDArray[Any]
 
@@ -40,29 +41,33 @@ def write(
 ) -> Placement:
     """Write ``columns`` and, where given, the chunks of ``values`` [rows, d], which are joined in the file."""
     nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    # HDF5 aligns what is at least as large as the threshold: the values, and not the columns, which are smaller
+    image, offset = Image(), 0
+    # HDF5 aligns what is at least as large as the threshold: the values, and not the columns, which are smaller. With
+    # less than a page of values, or none, everything is aligned for NumPy, which copies an array that is not.
+    large = nbytes >= mmap.PAGESIZE
     with h5py.File(
-        path,
+        image,
         "w",
         libver=("v108", "v110"),  # the oldest headers that carry checksums of their own
-        alignment_threshold=max(1, nbytes),
-        alignment_interval=layout.ALIGNMENT if nbytes else 1,
+        alignment_threshold=nbytes if large else 1,
+        alignment_interval=layout.ALIGNMENT if large else 8,
     ) as file:
         file.attrs["format"] = layout.FORMAT
-        offset = 0
-        if values is not None:
-            offset = _allocate(file, shape, dtype)
         for name in sorted(columns):
             data = np.ascontiguousarray(columns[name])
             dataset = file.create_dataset(name, data=data, dtype=data.dtype.newbyteorder("<"), track_times=False)
             # of a fixed length: a string of variable length would lie in a heap that HDF5 keeps no checksum of
             dataset.attrs[layout.CHECKSUM] = np.bytes_(_checksum(data))
-    if values is not None:
-        # The bytes go past HDF5: one plain write a chunk, whose errors are the system's own.
-        with path.open("r+b") as file:
-            file.seek(offset)
-            for chunk in values:
-                file.write(raw_bytes(chunk))
+        if values is not None:
+            offset = _allocate(file, shape, dtype)
+    with path.open("wb") as out:
+        for place, page in image.pages():
+            out.seek(place)
+            out.write(page)
+        out.seek(offset)
+        for chunk in values or ():
+            out.write(raw_bytes(chunk))
+        out.truncate(image.end)
     return Placement(offset, digest(columns))
 
 

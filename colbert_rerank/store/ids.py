@@ -107,7 +107,7 @@ def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     for columns in segments:
         whole = columns[layout.ID_BYTES].tobytes()
         ends = np.cumsum(columns[layout.ID_LENGTHS], dtype=np.int64).tolist()
-        keys.extend(whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+        keys.extend(whole[a:b] for a, b in pairwise([0, *ends]))
     counts = [c[layout.ROW_COUNTS].astype(np.int64) for c in segments]
     columns = {
         layout.ID_HASHES: hash_ids(keys),

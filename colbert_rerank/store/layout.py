@@ -22,7 +22,7 @@ LOCK = "lock"
 BM25 = "bm25"
 
 # Datasets of a segment of n documents and r rows of d dimensions.
-VALUES = "values"  # [r, d] float16 or float32, contiguous, aligned to ALIGNMENT
+VALUES = "values"  # [r, d] float16 or float32, contiguous, aligned to ALIGNMENT unless smaller than a page
 ROW_COUNTS = "row_counts"  # [n] uint32
 ID_LENGTHS = "id_lengths"  # [n] uint16, bytes
 ID_BYTES = "id_bytes"  # [sum of lengths] uint8, UTF-8
@@ -38,7 +38,7 @@ ORDINALS = "ordinals"  # [m] uint32, position in the segment
 ROW_STARTS = "row_starts"  # [m] uint64
 # and ROW_COUNTS, ID_LENGTHS, ID_BYTES as above, in the order of the hashes
 
-# On every dataset but VALUES: XXH3-64 of its bytes, as 16 hexadecimal digits.
+# On every dataset but VALUES: XXH3-64 of its bytes, as an ASCII string of 16 hexadecimal digits.
 CHECKSUM = "xxh3_64"
 
 ALIGNMENT = 64 * 1024

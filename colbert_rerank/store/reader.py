@@ -77,16 +77,18 @@ class Store:
         """The token vectors of ``doc_ids``, copied out of the map in one piece. Raises StoreCorruptError."""
         at = self.lookup(doc_ids)
         segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        values = np.empty((int(offsets[-1]), self.manifest.dim), dtype=self.manifest.dtype)
+        sources = {}
         for number in np.unique(segments).tolist():
-            segment, inside = self.segments[number], np.flatnonzero(segments == number)
-            segment.check(starts[inside], counts[inside])
-            source = segment.values
-            for i in inside.tolist():
-                start = starts[i]
-                values[offsets[i] : offsets[i + 1]] = source[start : start + counts[i]]
-        return Gathered(at.found, values, offsets)
+            inside = segments == number
+            self.segments[number].check(starts[inside], counts[inside])
+            sources[number] = self.segments[number].values
+        # One call copies everything, in the order asked for; assigning document by document took half as long again.
+        pieces = [
+            sources[number][start:end]
+            for number, start, end in zip(segments.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
+        ]
+        values = np.concatenate([np.empty((0, self.manifest.dim), dtype=self.manifest.dtype), *pieces])
+        return Gathered(at.found, values, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
     def describe(self, doc_ids: Sequence[str]) -> Iterator[Stored | None]:
         """For each id what is remembered of its document, or ``None``."""

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
+from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER, ModelOptions, OpenSearchOptions, model_options, opensearch_options
-from colbert_rerank.cli.output import figures, output_options, progress, say, table
+from colbert_rerank.cli.output import figures, line_width, output_options, say, table
+from colbert_rerank.cli.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,16 +25,14 @@ INDEX = "colbert-rerank-demo"
 EXAMPLE_DEPTH = 5
 
 
-@click.command()
-@click.option(
-    "--store", type=FOLDER, help="Where to put the store; by default ./demo-store (or ./demo-store-opensearch)."
-)
-@click.option("--k", default=100, show_default=True, type=click.IntRange(1), help="Candidates a query.")
+@click.command(cls=Command)
+@click.option("--store", type=FOLDER, help="Where to put the store; by default demo-store (or demo-store-opensearch).")
+@click.option("--k", metavar="N", default=100, show_default=True, type=click.IntRange(1), help="Candidates a query.")
 @opensearch_options
 @model_options
 @output_options
 def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOptions) -> None:
-    """Ingest a bundled collection, re-rank its queries, and show BM25 beside ColBERT.
+    """Re-rank a bundled collection and show BM25 beside ColBERT.
 
     1,890 Wikipedia paragraphs and 100 multi-hop questions (MuSiQue, CC BY 4.0; Wikipedia text CC BY-SA). Everything it
     needs is in the package. With --opensearch URL the first stage is that server, in the index colbert-rerank-demo.
@@ -47,7 +47,6 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     from colbert_rerank.recipe import Recipe
     from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
-    from ingest.cli.ingest import detail
     from ingest.first_stage import opensearch
     from ingest.pipeline import IngestReport, ingest
     from ingest.sources import SourceOptions, open_source
@@ -75,7 +74,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
             recipe=recipe,
             report=report,
             first_stage=first_stage,
-            progress=lambda r: update(r.encoded + r.unchanged, detail(r, encoder.dim, "float16")),
+            progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * encoder.dim * 2),
         )
     seconds["ingest"] = time.perf_counter() - clock
 
@@ -95,7 +94,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
         rankings = []
         for ranking in reranker.run(queries, candidates, k):
             rankings.append(ranking)
-            update(len(rankings), "")
+            update(len(rankings))
 
     measures = parse_measures(DEFAULT_MEASURES)
     qrels = list(trec.read_qrels(str(collection / "qrels" / "test.tsv")))
@@ -126,7 +125,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
 
 
 def _again(server: OpenSearchOptions) -> str:
-    return f" --opensearch {server.opensearch}" if server.opensearch else ""
+    return f" --opensearch {server.shown_url}" if server.opensearch else ""
 
 
 def _times(seconds: Mapping[str, float], encoded: int, medians: Mapping[str, float]) -> None:
@@ -154,4 +153,5 @@ def _example(title: str, ranking: Ranking, gain: float, relevant: set[tuple[str,
 
 
 def _title(document: Document) -> str:
-    return str(document.fields.get("title", document.doc_id))[:44]
+    room = ((line_width() or 100) - 12) // 2  # two columns of titles beside the rank
+    return str(document.fields.get("title", document.doc_id))[: min(room, 44)]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.options import FOLDER, ModelOptions, OpenSearchOptions, model_options, opensearch_options
-from colbert_rerank.cli.output import output_options, progress, say, warn
+from colbert_rerank.cli.output import hint, output_options, say, warn
+from colbert_rerank.cli.progress import progress
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
 OPENSEARCH = "opensearch:"
 
 
-@click.command()
+new_index = section("An index to fill")
+
+
+@click.command(cls=Command)
 @click.argument("source")
 @click.option("--store", required=True, type=FOLDER, help="The folder of the token store; made if it is not there.")
-@click.option("--fields", default="title,text", show_default=True, help="Fields to encode, in order.")
-@click.option("--format", help="beir, jsonl, tsv or trec; needed for stdin, else found by content.")
-@click.option("--id-field", help="Field of the document ids; by default _id, id or doc_id.")
-@click.option("--columns", help="Columns of a TSV, such as id,url,title,text; - leaves one out.")
+@click.option("--fields", metavar="NAMES", default="title,text", show_default=True, help="Fields to encode, in order.")
+@click.option("--format", metavar="NAME", help="beir, jsonl, tsv or trec; needed for stdin, else found by content.")
+@click.option("--id-field", metavar="NAME", help="Field of the document ids; by default _id, id or doc_id.")
+@click.option("--columns", metavar="NAMES", help="Columns of a TSV, such as id,url,title,text; - leaves one out.")
+@click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, to read one name over several indices.")
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad document."
 )
@@ -37,19 +43,18 @@ OPENSEARCH = "opensearch:"
     type=click.Choice(["float16", "float32"]),
     default="float16",
     show_default=True,
-    help="Of stored vectors.",
+    help="Precision of the stored vectors.",
 )
-@click.option("--index", help="The OpenSearch index to fill (with --opensearch); made if it is not there.")
-@click.option("--shards", default=1, show_default=True, type=click.IntRange(1), help="Of an index that is made.")
-@click.option(
-    "--replicas", type=click.IntRange(0), help="Of an index that is made; by default 1 where a node can hold it."
+@new_index("--index", metavar="NAME", help="The OpenSearch index to fill; made if it is not there.")
+@new_index("--shards", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Where it is made.")
+@new_index(
+    "--replicas", metavar="N", type=click.IntRange(0), help="Where it is made; by default 1 where a node can hold it."
 )
-@click.option("--analyzer", default="english", show_default=True, help="Of an index that is made.")
-@click.option("--bm25-k1", default=1.2, show_default=True, help="Of an index that is made.")
-@click.option("--bm25-b", default=0.75, show_default=True, help="Of an index that is made.")
-@click.option("--into-existing", is_flag=True, help="Write into an index that colbert-rerank did not make.")
-@click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, to read one name over several indices.")
-@click.option("--allow-other-index", is_flag=True, help="Fill an index that was made again from this store.")
+@new_index("--analyzer", metavar="NAME", default="english", show_default=True, help="Where it is made.")
+@new_index("--bm25-k1", metavar="X", default=1.2, type=float, show_default=True, help="Where it is made.")
+@new_index("--bm25-b", metavar="X", default=0.75, type=float, show_default=True, help="Where it is made.")
+@new_index("--into-existing", is_flag=True, help="Write into an index that colbert-rerank did not make.")
+@new_index("--allow-other-index", is_flag=True, help="Fill an index that was made again from this store.")
 @opensearch_options
 @model_options
 @output_options
@@ -66,7 +71,7 @@ def ingest(
     model: ModelOptions,
     **options: Any,
 ) -> None:
-    """Store documents in a first stage's index and their token vectors in a store.
+    """Put documents into a search index and a token store.
 
     SOURCE is a BEIR folder, a JSONL, TSV or TREC file (gzipped or not), - for stdin, ir_datasets:ID, or
     opensearch:INDEX, an index that exists already, which is only read. Without --opensearch the first stage is a BM25
@@ -92,6 +97,7 @@ def ingest(
     origin = getattr(found, "origin", None)
     first_stage = None if origin else _first_stage(recipe, server, index, options)
     encoder = model.load()
+    row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
     with progress("documents", expected_documents(found)) as update:
         manifest = run(
             found,
@@ -103,9 +109,11 @@ def ingest(
             origin=origin,
             dtype=dtype,
             allow_other_index=allow_other_index,
-            progress=lambda r: update(r.encoded + r.unchanged, detail(r, encoder.dim, dtype)),
+            progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * row_bytes),
         )
     describe(report, manifest, store)
+    at = f" --opensearch {server.shown_url}" if server.opensearch else ""
+    hint(f'Search it:  colbert-rerank rerank "your question" --store {store}{at}')
 
 
 def _source(
@@ -148,34 +156,31 @@ def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, o
     return opensearch(server.connect(), index, body, into_existing=options["into_existing"])
 
 
-def detail(report: IngestReport, dim: int, dtype: str) -> str:
-    """Rate and size, for the progress bar."""
-    seconds = sum(report.seconds.get(stage, 0.0) for stage in ("read", "tokenize", "encode"))
-    size = report.tokens * dim * (2 if dtype == "float16" else 4) / 2**20
-    return f"{report.encoded / seconds:,.0f}/s, {size:,.0f} MB" if seconds and report.encoded else ""
-
-
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
     """Say what an ingest did: counts, what was cut or left out, and where the time went."""
     documents = manifest.index.documents if manifest.index else 0
-    size = sum(s.bytes for s in manifest.segments) / 2**20
+    size = sum(s.bytes for s in manifest.segments) / 1e6
     say(
-        f"{store}: {documents:,} documents, {manifest.rows:,} token vectors, {size:,.1f} MB "
+        f"{store}: {documents:,} {_documents(documents)}, {manifest.rows:,} token vectors, {size:,.1f} MB "
         f"({report.encoded:,} encoded, {report.unchanged:,} stored before)",
         documents=documents,
         rows=manifest.rows,
         encoded=report.encoded,
         unchanged=report.unchanged,
         posted=report.posted,
+        bytes=sum(s.bytes for s in manifest.segments),
     )
-    if report.truncated:
-        warn(
-            f"{report.truncated:,} documents are longer than the model reads, and were cut", truncated=report.truncated
-        )
-    if report.input.ids_with_spaces:
-        warn(f"{report.input.ids_with_spaces:,} ids hold white space: a TREC run file cannot name these documents")
+    if cut := report.truncated:
+        warn(f"{cut:,} {_documents(cut)} longer than the model reads, cut", truncated=cut)
+    if spaced := report.input.ids_with_spaces:
+        warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
     for cause, count in sorted(report.input.skipped.items()):
         warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
     for message in report.input.messages:
-        warn(f"  {message}")
-    say("seconds: " + ", ".join(f"{stage} {s:.1f}" for stage, s in report.seconds.items()), seconds=report.seconds)
+        say(f"  {message}")
+    times = ", ".join(f"{stage} {s:.1f}" for stage, s in report.seconds.items())
+    say(f"seconds: {times}", seconds=report.seconds)
+
+
+def _documents(count: int) -> str:
+    return "document" if count == 1 else "documents"

@@ -65,7 +65,8 @@ def _json_object(line: str, where: str, report: InputReport) -> dict[str, object
     try:
         value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        report.refuse("malformed JSON", f"not one JSON value: {error.msg} at column {error.colno}", where)
+        problem = error.msg.removesuffix(" starting at")
+        report.refuse("malformed JSON", f"not one JSON value: {problem} at column {error.colno}", where)
         return None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
