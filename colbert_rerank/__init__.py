@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colbert_rerank.encoder import Encoder as Encoder
     from colbert_rerank.errors import ColbertRerankError as ColbertRerankError
-    from colbert_rerank.maxsim import maxsim as maxsim
     from colbert_rerank.rerank import Reranker as Reranker
     from colbert_rerank.store import Store as Store
     from colbert_rerank.types import Document as Document
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded on first use: `import colbert_rerank` must not cost the seconds that torch takes.
+# Loaded on first use: `import colbert_rerank` must not cost the seconds that torch takes. No name here may be that of a
+# module of the package: importing the module would put it in the name's place.
 _HOME = {
     "ColbertRerankError": "colbert_rerank.errors",
     "Document": "colbert_rerank.types",
@@ -26,10 +26,9 @@ _HOME = {
     "Reranker": "colbert_rerank.rerank",
     "ScoredDoc": "colbert_rerank.types",
     "Store": "colbert_rerank.store",
-    "maxsim": "colbert_rerank.maxsim",
 }
 
-__all__ = ["ColbertRerankError", "Document", "Encoder", "Query", "Reranker", "ScoredDoc", "Store", "maxsim"]
+__all__ = ["ColbertRerankError", "Document", "Encoder", "Query", "Reranker", "ScoredDoc", "Store"]
 
 
 def __getattr__(name: str) -> Any:

@@ -105,6 +105,8 @@ class Reranker:
 
     def run(self, queries: Sequence[Query], candidates: Candidates, k: int) -> Iterator[Ranking]:
         """Re-rank the first stage's top ``k`` of each query, in order. Raises as `rerank` does."""
+        for query in queries:
+            _check_text(query)
         found = candidates.search(queries, k)
         for query in queries:
             with self._timed("candidates"):
@@ -236,13 +238,20 @@ def _check_finite(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
             )
 
 
-def _check_query(query: Query, ids: Sequence[str]) -> None:
-    name = _named(query)
+def _check_text(query: Query) -> None:
     if not query.text.strip():
-        raise InputError(f"{name} is empty; give it some text")
+        raise InputError(f"{_named(query)} is empty; give it some text")
+    try:
+        query.text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{_named(query)} is not text that UTF-8 can hold: {query.text!a}") from None
+
+
+def _check_query(query: Query, ids: Sequence[str]) -> None:
+    _check_text(query)
     if len(set(ids)) < len(ids):
         twice = next(i for i, n in Counter(ids).items() if n > 1)
-        raise InputError(f"{name}: candidate {twice!r} is given twice")
+        raise InputError(f"{_named(query)}: candidate {twice!r} is given twice")
 
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from colbert_rerank.maxsim import reference
 from colbert_rerank.recipe import Recipe, content_hash
 from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
 from colbert_rerank.store import Gathered, Store, writing
-from colbert_rerank.types import Document, ScoredDoc
+from colbert_rerank.types import Document, Query, ScoredDoc
 from ingest.pipeline import new_manifest
 from tests.collection import RECIPE, bm25_of, documents, ingested, queries
 from tests.tiny import DIM, tiny_checkpoint, tiny_weights
@@ -304,6 +304,19 @@ def test_interpolation_needs_finite_scores(store: Store, tiny_encoder: Encoder, 
 def test_an_empty_query_is_refused(query: str, store: Store, tiny_encoder: Encoder) -> None:
     with pytest.raises(InputError, match="query is empty; give it some text"):
         Reranker(store, tiny_encoder).rerank(query, FIRST)
+
+
+def test_a_query_of_bytes_that_are_no_text_is_refused(store: Store, tiny_encoder: Encoder) -> None:
+    """What Python makes of an argument in Latin-1 on a UTF-8 terminal."""
+    with pytest.raises(InputError, match=r"query is not text that UTF-8 can hold: 'caf\\udce9'"):
+        Reranker(store, tiny_encoder).rerank("caf\udce9", FIRST)
+
+
+def test_a_bad_query_is_found_before_the_first_is_searched(real: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(real, tiny_encoder)
+    with pytest.raises(InputError, match="query 'blank' is empty"):
+        next(reranker.run([*queries(2), Query("blank", " ")], bm25_of(real), 5))
+    assert reranker.report.queries == 0
 
 
 def test_no_candidates(store: Store, tiny_encoder: Encoder) -> None:

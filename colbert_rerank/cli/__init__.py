@@ -77,7 +77,7 @@ def main() -> None:
     if not sys.warnoptions:  # what libraries tell their programmers is not for users; python -W shows it
         warnings.simplefilter("ignore")
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="colbert-rerank", standalone_mode=False))
     except InterruptError as error:
         output.fail(AFTER_INTERRUPT.get(str(error), "interrupted"), 130)
     except click.ClickException as error:

@@ -24,7 +24,7 @@ Update = Callable[..., None]
 class Pace:
     """How fast a count grows, over the last half minute: a resumed ingest begins with a jump."""
 
-    def __init__(self, total: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: int | None, now: Callable[[], float]) -> None:
         self._total = total
         self._now = now
         self._seen = deque([(now(), 0)])
@@ -59,16 +59,16 @@ class Pace:
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Update]:
+def progress(what: str, total: int | None, now: Callable[[], float] = time.monotonic) -> Iterator[Update]:
     """Yields an `Update` to call along the way."""
-    pace = Pace(total)
+    pace = Pace(total, now)
     if is_terminal():
         with _bar(what, total, pace) as update:
             yield update
     elif is_quiet():
         yield lambda done, size=0: None
     else:
-        yield _lines(what, total, pace)
+        yield _lines(what, total, pace, now)
 
 
 @contextmanager
@@ -107,17 +107,17 @@ def _bar(what: str, total: int | None, pace: Pace) -> Iterator[Update]:
         yield update
 
 
-def _lines(what: str, total: int | None, pace: Pace) -> Update:
+def _lines(what: str, total: int | None, pace: Pace, now: Callable[[], float]) -> Update:
     wait = FIRST_LINE
-    due = time.monotonic() + wait
+    due = now() + wait
 
     def update(done: int, size: int = 0) -> None:
         nonlocal wait, due
         pace.add(done)
-        if time.monotonic() < due:
+        if now() < due:
             return
         wait = min(2 * wait, LONGEST_WAIT)
-        due = time.monotonic() + wait
+        due = now() + wait
         text = ", ".join(filter(None, [_count(done, total, " of "), pace.describe(size)]))
         left = pace.seconds_left
         say(

@@ -1,130 +1,501 @@
-"""The pipeline: vectors first, what is unchanged left alone, what is refused counted."""
+"""The pipeline: vectors first, what is unchanged left alone, what is refused counted, nothing lost on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.candidates.bm25 import Bm25Index, origin_of
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError
-from colbert_rerank.recipe import Recipe
-from colbert_rerank.store import Manifest, Store
+from colbert_rerank.errors import (
+    BulkError,
+    BulkFailure,
+    InputError,
+    NonFiniteError,
+    OpenSearchUnreachableError,
+    StoreMismatchError,
+    StoreWriteError,
+)
+from colbert_rerank.identity import LIBRARIES
+from colbert_rerank.recipe import Recipe, content_hash
+from colbert_rerank.store import Store, StoreWriter
+from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import Document, Origin, Query
-from ingest.first_stage import FirstStage, Posting
+from ingest import pipeline
+from ingest.first_stage import Posting
 from ingest.pipeline import IngestReport, ingest
 from ingest.validation import InputReport
+from tests.collection import RECIPE, bm25_of
+from tests.collection import documents as real
 from tests.tiny import tiny_checkpoint, tiny_weights
 
-RECIPE = Recipe(("text",))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEXT = Recipe(("text",))
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return Encoder.load(str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"))), device="cpu")
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few documents, so that an ingest has many."""
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 300})
+    monkeypatch.setattr(pipeline, "READ_AHEAD", 8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
 
 
 def documents(*texts: str) -> list[Document]:
     return [Document(f"d{i}", {"text": text}, where=f"line {i}") for i, text in enumerate(texts)]
 
 
-def run(docs: Sequence[Document] | Iterator[Document], folder: Path, encoder: Encoder, **more: object) -> IngestReport:
+def run(docs: Iterable[Document], folder: Path, encoder: Encoder, **more: object) -> IngestReport:
     report = IngestReport(InputReport())
-    arguments: dict[str, object] = {"recipe": RECIPE, **more}
-    ingest(docs, folder, encoder, report=report, **arguments)  # type: ignore[arg-type]
+    arguments: dict[str, object] = {"recipe": TEXT, "report": report, **more}
+    ingest(docs, folder, encoder, **arguments)  # type: ignore[arg-type]
     return report
 
 
 class Recording:
     """A first stage that looks, at every post, whether the vectors are there already; refuses what it is told to."""
 
-    origin = Origin("opensearch", "fake", "u1")
-
-    def __init__(self, folder: Path, refuse: Sequence[str] = ()) -> None:
-        self.folder, self.refuse, self.posted = folder, refuse, list[str]()
+    def __init__(self, folder: Path, refuse: Sequence[str] = (), uuid: str = "u1") -> None:
+        self.origin = Origin("opensearch", "fake", uuid)
+        self.folder, self.refuse = folder, refuse
+        self.posted: list[str] = []
+        self.posts = 0
+        self.finished = False
 
     def post(self, postings: Sequence[Posting], content: int) -> None:
         ids = [p.doc_id for p in postings]
-        assert Store.open(self.folder).lookup(ids).found.all(), "vectors before postings"
+        store = Store.open(self.folder)
+        assert store.lookup(ids).found.all(), "vectors before postings"
+        stored = [s.content_hash for s in store.describe(ids) if s]
+        assert stored == [content_hash(p.text) for p in postings]
+        assert store.manifest.content == content
+        self.posts += 1
         self.posted += [i for i in ids if i not in self.refuse]
         failures = [BulkFailure(i, 400, "no") for i in ids if i in self.refuse]
         if failures:
             raise BulkError(failures)
 
     def finish(self) -> None:
-        pass
+        self.finished = True
 
 
-def test_changed_documents_are_encoded_again_and_the_others_left_alone(tmp_path: Path, encoder: Encoder) -> None:
-    assert run(documents("one fish", "two fish", "red fish"), tmp_path / "s", encoder).encoded == 3
-    report = run(documents("one fish", "blue whale", "red fish"), tmp_path / "s", encoder)
-    assert (report.encoded, report.unchanged) == (1, 2)
-    store = Store.open(tmp_path / "s")
+class Unreachable(Recording):
+    """A first stage whose server goes away after so many posts."""
+
+    def __init__(self, folder: Path, posts: int = 0) -> None:
+        super().__init__(folder)
+        self.left = posts
+
+    def post(self, postings: Sequence[Posting], content: int) -> None:
+        if not self.left:
+            raise OpenSearchUnreachableError("gone")
+        self.left -= 1
+        super().post(postings, content)
+
+
+def stored_ids(folder: Path) -> list[str]:
+    return sorted(Store.open(folder).index.ids())
+
+
+def test_what_is_stored_is_what_the_encoder_gives(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    some = real(60)
+    report = run(some, folder, tiny_encoder, recipe=RECIPE)
+    store = Store.open(folder)
+    assert (report.encoded, report.posted, len(store)) == (60, 60, 60)
+    assert report.rows == store.manifest.rows
+    assert store.manifest.complete
+    wanted = tiny_encoder.encode_documents([RECIPE.text(d.fields) for d in some])
+    for document, matrix in zip(some, wanted, strict=True):
+        np.testing.assert_array_equal(store.gather([document.doc_id]).values, matrix.astype(np.float16))
+    for document, known in zip(some, store.describe([d.doc_id for d in some]), strict=True):
+        assert known is not None
+        assert known.content_hash == content_hash(RECIPE.text(document.fields))
+        assert known.posted
+        assert (known.seq_no, known.primary_term) == (-1, -1)
+
+
+def test_changed_documents_are_encoded_again_and_the_others_left_alone(folder: Path, tiny_encoder: Encoder) -> None:
+    assert run(documents("one fish", "two fish", "red fish"), folder, tiny_encoder).encoded == 3
+    report = run(documents("one fish", "blue whale", "red fish"), folder, tiny_encoder)
+    assert (report.encoded, report.unchanged, report.posted) == (1, 2, 1)
+    store = Store.open(folder)
     assert len(store) == 3
-    (want,) = encoder.encode_tokens(encoder.tokenize_documents(["blue whale"]), "float16")
+    (want,) = tiny_encoder.encode_tokens(tiny_encoder.tokenize_documents(["blue whale"]), "float16")
     assert store.gather(["d1"]).values.tobytes() == want.tobytes(), "the newest wins"
-    index = Bm25Index.open_for(tmp_path / "s", store.manifest)
-    hits = {q: [d.doc_id for d in next(index.search([Query("", q)], 10))] for q in ("whale", "two")}
-    assert hits == {"whale": ["d1"], "two": []}
+    index = bm25_of(store)
+    hits = {q: [d.doc_id for d in next(index.search([Query("", q)], 10))] for q in ("whale", "two", "fish")}
+    assert hits == {"whale": ["d1"], "two": [], "fish": ["d0", "d2"]}
+    assert [d.fields["text"] for d in index.fetch(["d1"])] == ["blue whale"]
 
 
-def test_an_input_error_keeps_everything_before_it(tmp_path: Path, encoder: Encoder) -> None:
-    docs = documents("good", "also good", "", "never read")
-    with pytest.raises(InputError, match="line 2"):
-        run(docs, tmp_path / "s", encoder)
-    store = Store.open(tmp_path / "s")
-    assert sorted(store.index.ids()) == ["d0", "d1"]
+def test_nothing_is_written_where_nothing_has_changed(folder: Path, tiny_encoder: Encoder) -> None:
+    run(documents("one fish", "two fish"), folder, tiny_encoder)
+    before = Store.open(folder).manifest
+    report = run(documents("one fish", "two fish"), folder, tiny_encoder)
+    after = Store.open(folder).manifest
+    assert (report.encoded, report.unchanged, report.posted) == (0, 2, 0)
+    assert (after.segments, after.index, after.content) == (before.segments, before.index, before.content)
+    assert after.complete
+
+
+def test_a_change_back_is_a_change(folder: Path, tiny_encoder: Encoder) -> None:
+    for text in ("one fish", "blue whale", "one fish"):
+        assert run(documents(text), folder, tiny_encoder).encoded == 1
+    index = bm25_of(Store.open(folder))
+    assert [len(hits) for hits in index.search([Query("", "fish"), Query("", "whale")], 9)] == [1, 0]
+
+
+def test_more_documents_join_those_that_are_there(folder: Path, tiny_encoder: Encoder) -> None:
+    run(real(10), folder, tiny_encoder, recipe=RECIPE)
+    report = run(real(10, 10), folder, tiny_encoder, recipe=RECIPE)
+    assert (report.encoded, report.unchanged) == (10, 0)
+    assert stored_ids(folder) == sorted(d.doc_id for d in real(20))
+    assert len(Store.open(folder).manifest.segments) == 1, "small segments are merged"
+
+
+def test_small_units_end_in_one_segment(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    first = Recording(folder)
+    run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert first.posts > 5
+    assert first.finished
+    assert first.posted == [d.doc_id for d in real(60)]
+    manifest = Store.open(folder).manifest
+    assert len(manifest.segments) == 1
+    assert manifest.content == first.posts
+    assert manifest.segments[0].posted
+    listed = {s.file for s in manifest.segments} | {manifest.index.file if manifest.index else ""}
+    assert {p.name for p in (folder / "segments").iterdir()} == listed
+
+
+def test_skipped_documents_are_counted(folder: Path, tiny_encoder: Encoder) -> None:
+    report = IngestReport(InputReport("skip"))
+    docs = documents("one fish", "", "two fish", "  ")
+    docs += [Document("d0", {"text": "again"}, where="line 4"), Document("null", {"text": "fish"}, where="line 5")]
+    run([*docs, Document("last", {"text": "three fish"})], folder, tiny_encoder, report=report)
+    assert report.input.skipped == {"empty text": 2, "duplicate id": 1, "reserved id": 1}
+    assert report.input.accepted == report.encoded == 3
+    assert stored_ids(folder) == ["d0", "d2", "last"]
+    assert [m.split(":")[0] for m in report.input.messages] == ["line 1", "line 3", "line 4", "line 5"]
+
+
+def test_a_list_keeps_what_came_before_an_error() -> None:
+    """The pipeline builds on this: what ``extend`` took before its iterator raised stays in the list."""
+
+    def three() -> Iterator[int]:
+        yield from (1, 2, 3)
+        raise InputError("four")
+
+    got: list[int] = []
+    with pytest.raises(InputError):
+        got.extend(islice(three(), 512))
+    assert got == [1, 2, 3]
+
+
+@pytest.mark.parametrize("good", [0, 1, 7, 8, 9, 30], ids="{}-before".format)
+def test_an_input_error_keeps_everything_before_it(
+    folder: Path, tiny_encoder: Encoder, small_units: None, good: int
+) -> None:
+    docs = [*real(good), Document("bad", {"title": " "}, where="corpus.jsonl:9"), *real(9, good)]
+    with pytest.raises(InputError, match=r"corpus\.jsonl:9: document 'bad' has no text"):
+        run(docs, folder, tiny_encoder, recipe=RECIPE)
+    store = Store.open(folder)
+    assert sorted(store.index.ids()) == sorted(d.doc_id for d in real(good))
     assert not store.manifest.complete
+    assert len(list(bm25_of(store).fetch(store.index.ids()))) == good, "what is stored is searchable"
+    report = run([*real(good), *real(9, good)], folder, tiny_encoder, recipe=RECIPE)
+    assert (report.encoded, report.unchanged) == (9, good)
+    assert Store.open(folder).manifest.complete
 
 
-def test_refused_documents_are_named_and_all_others_posted(tmp_path: Path, encoder: Encoder) -> None:
-    first: FirstStage = Recording(tmp_path / "s", refuse=["d1"])
-    with pytest.raises(BulkError, match="'d1': 400 no"):
-        run(documents("a b", "c d", "e f"), tmp_path / "s", encoder, first_stage=first)
-    again = Recording(tmp_path / "s")
-    report = run(documents("a b", "c d", "e f"), tmp_path / "s", encoder, first_stage=again)
-    assert (report.encoded, report.unchanged) == (0, 3)
-    assert again.posted == ["d0", "d1", "d2"], "what was not known to be posted is posted again"
-    once_more = Recording(tmp_path / "s")
-    run(documents("a b", "c d", "e f"), tmp_path / "s", encoder, first_stage=once_more)
+def test_an_input_error_of_the_source_keeps_everything_before_it(folder: Path, tiny_encoder: Encoder) -> None:
+    def source() -> Iterator[Document]:
+        yield from documents("one fish", "two fish")
+        raise InputError("cut short", where="corpus.jsonl.gz:3")
+
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.gz:3: cut short"):
+        run(source(), folder, tiny_encoder)
+    assert stored_ids(folder) == ["d0", "d1"]
+
+
+def test_a_source_that_breaks_off_keeps_what_was_committed(
+    folder: Path, tiny_encoder: Encoder, small_units: None
+) -> None:
+    def source() -> Iterator[Document]:
+        yield from real(40)
+        raise OpenSearchUnreachableError("the node went down")
+
+    first = Recording(folder)
+    with pytest.raises(OpenSearchUnreachableError, match="the node went down"):
+        run(source(), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    kept = stored_ids(folder)
+    assert 20 < len(kept) < 40
+    assert sorted(first.posted) == kept
+    report = run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert (report.unchanged, report.encoded) == (len(kept), 40 - len(kept))
+    assert len(first.posted) == 40, "nothing is posted twice that was posted"
+
+
+def test_that_nothing_can_be_stored_is_the_graver_error(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "READ_AHEAD", 1)
+
+    def full(self: StoreWriter, unit: Unit, *, posted: bool) -> str:
+        raise StoreWriteError("the disk is full")
+
+    monkeypatch.setattr(StoreWriter, "commit", full)
+    with pytest.raises(StoreWriteError, match="the disk is full"):
+        run(documents("one fish", ""), folder, tiny_encoder)
+
+
+def test_refused_documents_are_named_and_all_others_posted(
+    folder: Path, tiny_encoder: Encoder, small_units: None
+) -> None:
+    refused = [real(60)[i].doc_id for i in (0, 31)]
+    first = Recording(folder, refuse=refused)
+    report = IngestReport(InputReport())
+    with pytest.raises(BulkError) as error:
+        run(real(60), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=first)
+    assert [f.doc_id for f in error.value.failures] == refused == [f.doc_id for f in report.refused]
+    assert f"{refused[0]!r}: 400 no" in str(error.value)
+    assert first.finished
+    assert first.posted == [d.doc_id for d in real(60) if d.doc_id not in refused]
+    assert (report.encoded, report.posted) == (60, 58)
+    store = Store.open(folder)
+    assert len(store) == 60
+    assert 0 < sum(not s.posted for s in store.manifest.segments) < len(store.manifest.segments)
+
+    again = Recording(folder)
+    report = run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=again)
+    assert (report.encoded, report.unchanged) == (0, 60)
+    assert set(refused) <= set(again.posted), "what was not known to be posted is posted again"
+    assert len(again.posted) < 60, "and what was is not"
+    once_more = Recording(folder)
+    run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=once_more)
     assert once_more.posted == []
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"recipe": Recipe(("title", "text"))}, "fields"),
-        ({"dtype": "float32"}, "float32"),
-        ({"origin": Origin("opensearch", "other", "u2")}, "other"),
-    ],
-    ids=["fields", "dtype", "index"],
-)
-def test_what_a_store_was_not_made_with_is_refused(
-    change: dict[str, object], named: str, tmp_path: Path, encoder: Encoder
+def test_a_document_refused_twice_is_posted_a_third_time(folder: Path, tiny_encoder: Encoder) -> None:
+    docs = documents("one fish", "two fish")
+    for _ in range(2):
+        with pytest.raises(BulkError, match="refused 1 document"):
+            run(docs, folder, tiny_encoder, first_stage=Recording(folder, refuse=["d1"]))
+    last = Recording(folder)
+    run(docs, folder, tiny_encoder, first_stage=last)
+    assert last.posted == ["d0", "d1"]
+
+
+def test_a_target_that_goes_away_costs_no_vectors(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    first = Unreachable(folder, posts=2)
+    with pytest.raises(OpenSearchUnreachableError):
+        run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert first.posts == 2
+    stored = stored_ids(folder)
+    assert set(first.posted) < set(stored)
+    again = Recording(folder)
+    report = run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=again)
+    assert report.encoded == 60 - len(stored)
+    assert sorted(again.posted) == sorted({d.doc_id for d in real(60)} - set(first.posted))
+
+
+def test_another_source_in_between_does_not_count_what_was_not_posted(folder: Path, tiny_encoder: Encoder) -> None:
+    """Interrupted before its postings, followed by an ingest of other documents, and then started again."""
+    ours, others = documents("one fish", "two fish"), [Document("z", {"text": "blue whale"})]
+    with pytest.raises(OpenSearchUnreachableError):
+        run(ours, folder, tiny_encoder, first_stage=Unreachable(folder))
+    assert stored_ids(folder) == ["d0", "d1"]
+    between = Recording(folder)
+    assert run(others, folder, tiny_encoder, first_stage=between).owed == 2
+    assert between.posted == ["z"]
+    again = Recording(folder)
+    assert run([*ours, *others], folder, tiny_encoder, first_stage=again).owed == 0
+    assert again.posted == ["d0", "d1"]
+    once_more = Recording(folder)
+    run([*ours, *others], folder, tiny_encoder, first_stage=once_more)
+    assert once_more.posted == []
+
+
+def test_a_document_that_changed_before_it_was_posted_is_posted_as_it_is_now(
+    folder: Path, tiny_encoder: Encoder
 ) -> None:
-    run(documents("a b"), tmp_path / "s", encoder)
-    before = Store.open(tmp_path / "s").manifest
-    with pytest.raises(StoreMismatchError, match=named):
-        run(documents("a b"), tmp_path / "s", encoder, **change)
-    assert Store.open(tmp_path / "s").manifest == before
+    with pytest.raises(OpenSearchUnreachableError):
+        run(documents("one fish", "two fish"), folder, tiny_encoder, first_stage=Unreachable(folder))
+    again = Recording(folder)
+    report = run(documents("one fish", "blue whale"), folder, tiny_encoder, first_stage=again)
+    assert (report.encoded, report.unchanged, report.owed) == (1, 1, 0)
+    assert sorted(again.posted) == ["d0", "d1"]
+    once_more = Recording(folder)
+    run(documents("one fish", "blue whale"), folder, tiny_encoder, first_stage=once_more)
+    assert once_more.posted == []
 
 
-def test_another_model_is_refused_with_both_sides(tmp_path: Path, encoder: Encoder) -> None:
-    run(documents("a b"), tmp_path / "s", encoder)
+@pytest.mark.parametrize("where", ["before-the-postings", "after-the-postings"])
+def test_the_embedded_index_catches_up(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    add = Bm25Index.add
+
+    def stopped(self: Bm25Index, some: Iterable[Posting], content: int) -> None:
+        if where == "after-the-postings":
+            add(self, some, content)
+        raise StoreWriteError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bm25Index, "add", stopped)
+        with pytest.raises(StoreWriteError):
+            run(real(20), folder, tiny_encoder, recipe=RECIPE)
+    assert run(real(20), folder, tiny_encoder, recipe=RECIPE).encoded == 0
+    run(real(20), folder.with_name("whole"), tiny_encoder, recipe=RECIPE)
+    asked = [Query("", "river"), Query("", "who founded the city")]
+    ours, whole = (bm25_of(Store.open(f)) for f in (folder, folder.with_name("whole")))
+    assert list(ours.search(asked, 20)) == list(whole.search(asked, 20))
+
+
+def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None:
+    origin = Origin("opensearch", "articles", "u9")
+    docs = [d._replace(seq_no=7 + i, primary_term=2) for i, d in enumerate(documents("one fish", "two fish"))]
+    report = run(docs, folder, tiny_encoder, origin=origin)
+    store = Store.open(folder)
+    assert store.manifest.origin == origin
+    assert [(s.seq_no, s.primary_term, s.posted) for s in store.describe(["d0", "d1"]) if s] == [
+        (7, 2, True),
+        (8, 2, True),
+    ]
+    assert report.posted == 0
+    assert not (folder / "bm25").exists()
+
+
+REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "fields": ({"recipe": RECIPE}, ("fields: the store has ['text'], this run ['title', 'text']",)),
+    "separator": ({"recipe": Recipe(("text",), "\n")}, (r"separator: the store has ' ', this run '\n'",)),
+    "dtype": ({"dtype": "float32"}, ("holds float16 vectors, float32 was asked for",)),
+    "index": (
+        {"origin": Origin("opensearch", "other", "u2")},
+        ("belongs to BM25 index 'bm25' (uuid ", "not to OpenSearch index 'other' (uuid u2)", "--allow-other-index"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_a_store_was_not_made_with_is_refused(
+    change: dict[str, object], named: tuple[str, ...], folder: Path, tiny_encoder: Encoder
+) -> None:
+    run(documents("a b"), folder, tiny_encoder)
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(StoreMismatchError) as refusal:
+        run(documents("a b", "c d"), folder, tiny_encoder, **change)
+    for part in (*named, str(folder)):
+        assert part in str(refusal.value)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_another_model_is_refused_with_both_sides(folder: Path, tmp_path: Path, tiny_encoder: Encoder) -> None:
+    run(documents("a b"), folder, tiny_encoder)
     other = Encoder.load(str(tiny_checkpoint(tmp_path / "other", tiny_weights(1))), device="cpu")
-    with pytest.raises(StoreMismatchError, match=r"tensors: the store has .* this run"):
-        run(documents("a b"), tmp_path / "s", other)
+    ours, theirs = tiny_encoder.checkpoint.tensor_hash, other.checkpoint.tensor_hash
+    with pytest.raises(StoreMismatchError) as refusal:
+        run(documents("a b"), folder, other)
+    assert f"made with another model (tensors: the store has '{ours}', this run '{theirs}')" in str(refusal.value)
 
 
-def test_an_empty_source_makes_an_empty_store(tmp_path: Path, encoder: Encoder) -> None:
-    assert run([], tmp_path / "s", encoder).encoded == 0
-    assert len(Store.open(tmp_path / "s")) == 0
+def test_another_precision_of_the_computation_is_accepted(folder: Path, tiny_encoder: Encoder) -> None:
+    run(documents("a b"), folder, tiny_encoder)
+    rough = Encoder.load(tiny_encoder.checkpoint, device="cpu", dtype="bf16")
+    assert run(documents("a b", "c d"), folder, rough).encoded == 1
 
 
-def test_provenance_is_recorded(tmp_path: Path, encoder: Encoder) -> None:
-    run(documents("a b"), tmp_path / "s", encoder)
-    manifest: Manifest = Store.open(tmp_path / "s").manifest
-    assert manifest.provenance["device"] == "cpu"
-    assert manifest.provenance["torch"]
+def test_a_store_whose_index_was_made_again_fills_it_whole(
+    folder: Path, tiny_encoder: Encoder, small_units: None
+) -> None:
+    run(real(30), folder, tiny_encoder, recipe=RECIPE, first_stage=Recording(folder))
+    made_again = Recording(folder, uuid="u2")
+    with pytest.raises(StoreMismatchError, match="pass --allow-other-index to fill it from this store"):
+        run(real(30), folder, tiny_encoder, recipe=RECIPE, first_stage=made_again)
+    assert made_again.posted == []
+    report = run(real(30), folder, tiny_encoder, recipe=RECIPE, first_stage=made_again, allow_other_index=True)
+    assert (report.encoded, report.unchanged, report.posted) == (0, 30, 30)
+    assert made_again.posted == [d.doc_id for d in real(30)]
+    store = Store.open(folder)
+    assert store.manifest.origin == made_again.origin
+    assert all(s.posted for s in store.manifest.segments)
+    once_more = Recording(folder, uuid="u2")
+    run(real(30), folder, tiny_encoder, recipe=RECIPE, first_stage=once_more)
+    assert once_more.posted == []
+
+
+def test_a_store_of_a_server_can_get_an_index_beside_it(folder: Path, tiny_encoder: Encoder) -> None:
+    run(documents("one fish", "two fish"), folder, tiny_encoder, first_stage=Recording(folder))
+    run(documents("one fish", "two fish"), folder, tiny_encoder, allow_other_index=True)
+    store = Store.open(folder)
+    assert store.manifest.origin == origin_of(store.manifest.store_id)
+    assert len(next(bm25_of(store).search([Query("", "fish")], 5))) == 2
+
+
+def test_many_stored_documents_are_posted_in_parts(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, small_units: None
+) -> None:
+    run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=Recording(folder))
+    monkeypatch.setattr(pipeline, "POST_AHEAD", 16)
+    again = Recording(folder, uuid="u2")
+    run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=again, allow_other_index=True)
+    assert again.posts == 3
+    assert again.posted == [d.doc_id for d in real(40)]
+
+
+def test_an_empty_source_makes_an_empty_store(folder: Path, tiny_encoder: Encoder) -> None:
+    assert run([], folder, tiny_encoder).encoded == 0
+    store = Store.open(folder)
+    assert len(store) == 0
+    assert store.manifest.complete
+    assert list(bm25_of(store).search([Query("", "fish")], 5)) == [[]]
+    assert not store.gather(["d0"]).found.any()
+    assert run(documents("one fish"), folder, tiny_encoder).encoded == 1
+
+
+def test_provenance_is_recorded(folder: Path, tiny_encoder: Encoder) -> None:
+    run(documents("a b"), folder, tiny_encoder)
+    provenance = Store.open(folder).manifest.provenance
+    assert (provenance["device"], provenance["compute_dtype"]) == ("cpu", "fp32")
+    assert provenance["model"] == tiny_encoder.checkpoint.name
+    assert provenance.keys() > {*LIBRARIES, "colbert_rerank", "python", "machine"}
+
+
+def test_progress_is_told_as_it_goes(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    seen: list[int] = []
+    report = run(real(40), folder, tiny_encoder, recipe=RECIPE, progress=lambda r: seen.append(r.encoded + r.unchanged))
+    assert seen == sorted(seen)
+    assert seen[-1] == 40
+    assert len(set(seen)) > 5
+    assert report.seconds.keys() == {"read", "tokenize", "encode", "write", "post"}
+
+
+def test_long_documents_are_counted(folder: Path, tiny_encoder: Encoder) -> None:
+    assert run(documents("fish " * 61, "fish " * 62, "fish " * 500), folder, tiny_encoder).truncated == 2
+
+
+def test_a_document_longer_than_a_unit_is_a_unit(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 10})
+    first = Recording(folder)
+    run(documents("fish " * 50, "whale", "fish " * 50), folder, tiny_encoder, first_stage=first)
+    assert first.posts == 3
+    assert len(Store.open(folder)) == 3
+
+
+def test_vectors_that_are_not_finite_name_their_document(folder: Path, tmp_path: Path) -> None:
+    weights = tiny_weights()
+    weights["linear.weight"][0, 0] = np.nan
+    broken = Encoder.load(str(tiny_checkpoint(tmp_path / "broken", weights)), device="cpu")
+    with pytest.raises(NonFiniteError, match="document 'd0': its vectors hold NaN"):
+        run(documents("one fish"), folder, broken)
+    assert len(Store.open(folder)) == 0

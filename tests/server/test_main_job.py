@@ -32,6 +32,7 @@ from ingest.sources import SourceOptions, open_source
 from ingest.sources.opensearch import OpenSearchSource
 from ingest.validation import InputReport
 from mappings import index_body
+from tests.tiny import tiny_checkpoint
 
 RECIPE = Recipe()
 COLLECTION = Path(__file__).parents[2] / "colbert_rerank" / "data" / "musique_mini"
@@ -40,8 +41,8 @@ DOCUMENTS = 60
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.load("starter", device="cpu")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder.load(str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"))), device="cpu")
 
 
 @pytest.fixture
@@ -214,10 +215,9 @@ def test_the_readme_example_runs_as_it_stands(
     index_name: str,
     opensearch_url: str,
     tmp_path: Path,
-    encoder: Encoder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fill(client, index_name, tmp_path / "my-store", documents(30), encoder)
+    fill(client, index_name, tmp_path / "my-store", documents(30), Encoder.load("starter", device="cpu"))
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
     query = queries(1)[0].text
     for words, ours in (

@@ -1,0 +1,170 @@
+"""The main job by hand: ingest, rerank, run, eval."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from colbert_rerank.store import Store
+from tests.cli.conftest import DOCUMENTS, QUERIES, Files
+from tests.cli.terminal import invoke
+from tests.collection import documents, queries
+
+QUESTION = "who founded Publix"
+
+
+def run(files: Files, output: Path, *options: object) -> str:
+    """The measures that `run` prints, where it prints any."""
+    arguments = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", output)
+    return invoke(*arguments, *options).check().out
+
+
+def shown(table: str) -> dict[str, list[str]]:
+    """A table by its first column, which may hold blanks."""
+    rows = [line.rsplit(maxsplit=len(table.splitlines()[0].split())) for line in table.splitlines()[1:]]
+    return {row[0].strip(): row[1:] for row in rows}
+
+
+def test_the_same_ingest_again_encodes_nothing(files: Files) -> None:
+    done = invoke("ingest", files.corpus, "--store", files.store, "--model", files.model).check()
+    assert f"(0 encoded, {DOCUMENTS} stored before)" in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize("form", ["file", "gzipped", "stdin", "gzipped-stdin"])
+def test_documents_come_from_where_they_are(files: Files, tmp_path: Path, form: str) -> None:
+    content = files.corpus.read_bytes()
+    if "gzipped" in form:
+        content = gzip.compress(content)
+    source: tuple[object, ...] = ("-", "--format", "jsonl")
+    if "stdin" not in form:
+        path = tmp_path / "corpus"
+        path.write_bytes(content)
+        source, content = (path,), b""
+    store = tmp_path / "store"
+    invoke("ingest", *source, "--store", store, "--model", files.model, stdin=content).check()
+    made, known = Store.open(store), Store.open(files.store)
+    ids = sorted(d.doc_id for d in documents(DOCUMENTS))
+    assert sorted(made.index.ids()) == ids
+    assert made.gather(ids).values.tobytes() == known.gather(ids).values.tobytes()
+
+
+def test_rerank_shows_each_document_with_its_place_before(files: Files) -> None:
+    arguments = ("rerank", QUESTION, "--store", files.store, "--model", files.model, "--top", 5)
+    table = invoke(*arguments).check().out.splitlines()
+    assert table[0].split() == ["rank", "id", "score", "was", "text"]
+    assert len(table) == 6
+    objects = [json.loads(line) for line in invoke(*arguments, "--json").check().out.splitlines()]
+    assert [o["rank"] for o in objects] == [1, 2, 3, 4, 5]
+    for line, o in zip(table[1:], objects, strict=True):
+        assert line.split()[:4] == [str(o["rank"]), o["doc_id"], f"{o['score']:.6f}", str(o["first_stage_rank"])]
+    assert {o["doc_id"] for o in objects} <= {d.doc_id for d in documents(DOCUMENTS)}
+    titles = {d.doc_id: str(d.fields["title"]) for d in documents(DOCUMENTS)}
+    for line, o in zip(table[1:], objects, strict=True):
+        assert " ".join(line.split()[4:]).startswith(titles[o["doc_id"]])
+
+
+def test_the_first_stage_ranks_are_the_first_stage_s(files: Files) -> None:
+    arguments = ("rerank", QUESTION, "--store", files.store, "--model", files.model, "--k", 7, "--json")
+    objects = [json.loads(line) for line in invoke(*arguments).check().out.splitlines()]
+    assert sorted(o["first_stage_rank"] for o in objects) == [1, 2, 3, 4, 5, 6, 7]
+    before = sorted(objects, key=lambda o: o["first_stage_rank"])
+    scores = [o["first_stage_score"] for o in before]
+    assert scores == sorted(scores, reverse=True)
+    assert [o["score"] for o in objects] == sorted((o["score"] for o in objects), reverse=True)
+
+
+def test_a_repeated_run_is_the_same_to_the_byte(files: Files, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(files, tmp_path / name, "--k", 20)
+    rows = [line.split() for line in (tmp_path / "a").read_text().splitlines()]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert list(dict.fromkeys(row[0] for row in rows)) == [q.query_id for q in queries(QUERIES)]
+    assert max(int(row[3]) for row in rows) == 20
+
+
+def test_topics_on_stdin_and_a_run_on_stdout(files: Files, tmp_path: Path) -> None:
+    run(files, tmp_path / "run", "--tag", "mine")
+    arguments = ("run", "--topics", "-", "--store", files.store, "--model", files.model, "--output", "-")
+    done = invoke(*arguments, "--tag", "mine", "--qrels", files.qrels, stdin=files.topics.read_bytes()).check()
+    assert done.out == (tmp_path / "run").read_text()
+    assert "re-ranked" in done.err, "the measures must not stand in the run"
+
+
+def test_a_run_file_as_the_first_stage(files: Files, tmp_path: Path) -> None:
+    first = [
+        f"{query.query_id} Q0 {document.doc_id} {rank} {-rank} bm25"
+        for query in queries(QUERIES)
+        for rank, document in enumerate(documents(10), start=1)
+    ]
+    candidates = tmp_path / "bm25.txt"
+    candidates.write_text("\n".join(first) + "\n")
+    run(files, tmp_path / "run", "--candidates", candidates, "--k", 4)
+    found = {tuple(line.split()[:3:2]) for line in (tmp_path / "run").read_text().splitlines()}
+    assert found == {(q.query_id, d.doc_id) for q in queries(QUERIES) for d in documents(4)}
+
+
+def test_eval_prints_what_run_printed(files: Files, tmp_path: Path) -> None:
+    measures = ("--measures", "nDCG@10 RR(rel=2)@10 R@100")
+    output = tmp_path / "run"
+    table = run(files, output, "--qrels", files.qrels, *measures)
+    assert table.splitlines()[0].split() == ["nDCG@10", "RR(rel=2)@10", "R@100"]
+    after = shown(invoke("eval", output, "--qrels", files.qrels, *measures).check().out)
+    assert list(after.values()) == [shown(table)["re-ranked"]]
+    by_query = invoke("eval", output, "--qrels", files.qrels, *measures, "--by-query").check().out
+    rows = shown(by_query)
+    assert rows.pop("all") == shown(table)["re-ranked"]
+    judged = {line.split()[0] for line in files.qrels.read_text().splitlines()[1:]}
+    assert set(rows) == judged
+    means = [sum(float(row[i]) for row in rows.values()) / len(rows) for i in range(3)]
+    assert means == pytest.approx([float(v) for v in shown(table)["re-ranked"]], abs=1e-4)
+
+
+def test_missing_vectors_are_counted_aloud(files: Files, tmp_path: Path) -> None:
+    candidates = tmp_path / "run"
+    ids = [d.doc_id for d in documents(3)] + ["not-stored"]
+    rows = [f"{q.query_id} Q0 {i} {n} {-n} x" for q in queries(QUERIES) for n, i in enumerate(ids)]
+    candidates.write_text("\n".join(rows))
+    arguments = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "-")
+    done = invoke(*arguments, "--candidates", candidates).check()
+    assert f"Warning: {QUERIES} candidates without vectors: put after the others" in done.err
+    assert [line.split()[2] for line in done.out.splitlines()][3::4] == ["not-stored"] * QUERIES
+    done = invoke(*arguments, "--candidates", candidates, "--missing", "drop").check()
+    assert f"Warning: {QUERIES} candidates without vectors: left out" in done.err
+    assert "not-stored" not in done.out
+
+
+def test_a_query_without_hits_is_no_failure(files: Files, tmp_path: Path) -> None:
+    done = invoke("rerank", "zxqv", "--store", files.store, "--model", files.model).check()
+    assert done.out == ""
+    assert done.err.startswith("Warning: no candidates: the first stage found nothing")
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("1\tzxqv\n2\twho founded Publix\n")
+    arguments = ("run", "--topics", topics, "--store", files.store, "--model", files.model, "--output", "-")
+    done = invoke(*arguments).check()
+    assert {line.split()[0] for line in done.out.splitlines()} == {"2"}
+    assert "Warning: 1 query found no candidate" in done.err
+
+
+def test_a_store_is_known_by_its_content_not_by_its_place(files: Files, tmp_path: Path) -> None:
+    shutil.copytree(files.store, tmp_path / "moved")
+    a, b = (
+        invoke("rerank", QUESTION, "--store", store, "--model", files.model).check().out
+        for store in (files.store, tmp_path / "moved")
+    )
+    assert a == b != ""
+
+
+def test_skipped_documents_are_counted_and_named(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "tides"}\n{"_id": 7, "text": "x"}\n{"_id": "b"}\n')
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model, "--on-error", "skip")
+    done = invoke(*arguments).check()
+    assert "1 document, " in done.err
+    assert "Warning: 1 skipped: non-string id" in done.err
+    assert "Warning: 1 skipped: empty text" in done.err
+    assert f"{corpus}:2: the id 7" in done.err

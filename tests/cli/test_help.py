@@ -1,0 +1,108 @@
+"""`--help`: at once, complete, with examples."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from colbert_rerank.cli import COMMANDS, cli
+
+README = Path(__file__).parent.parent.parent / "README.md"
+SECONDS = 0.3
+HEAVY = {"torch", "transformers", "tokenizers", "opensearchpy", "h5py", "tantivy", "numpy", "rich", "ir_measures"}
+
+# As the console script does it, and then which packages it took.
+HELP = """
+import json, sys
+from colbert_rerank.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+every_page = pytest.mark.parametrize("command", ["", *COMMANDS], ids=["colbert-rerank", *COMMANDS])
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+def in_a_process(command: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    start = time.perf_counter()
+    arguments = [sys.executable, "-c", HELP, *filter(None, [command]), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return done, time.perf_counter() - start
+
+
+def page(command: str) -> str:
+    found = loaded(command)
+    return found.get_help(click.Context(found, info_name=f"colbert-rerank {command}", terminal_width=80))
+
+
+def loaded(command: str) -> click.Command:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    return found
+
+
+@every_page
+def test_it_is_shown_at_once(command: str) -> None:
+    assert min(in_a_process(command)[1] for _ in range(5)) < SECONDS
+
+
+@every_page
+def test_nothing_heavy_is_imported_for_it(command: str) -> None:
+    done, _ = in_a_process(command)
+    assert "Usage: " in done.stdout
+    assert set(json.loads(done.stderr)) & HEAVY == set()
+
+
+@every_command
+def test_every_command_has_an_example_that_names_only_its_own_options(command: str) -> None:
+    examples = re.findall(rf"^ .*colbert-rerank {command}\b.*$", page(command), flags=re.M)
+    assert examples
+    known = {name for param in loaded(command).params for name in param.opts}
+    assert {name for line in examples for name in re.findall(r" (--[a-z][\w-]*)", line)} <= known
+
+
+@every_command
+def test_every_option_says_what_it_does(command: str) -> None:
+    for param in loaded(command).params:
+        if isinstance(param, click.Option):
+            assert param.help, param.name
+            assert param.help.endswith("."), param.help
+
+
+@every_command
+def test_options_stand_in_one_column_within_80_characters(command: str) -> None:
+    options = page(command).split("\nOptions:\n")[1]
+    assert max(map(len, options.splitlines())) <= 80
+    # the text beside a name begins where the text below it goes on
+    starts = {len(m.group()) for m in re.finditer(r"^  -.{1,30}?  +(?=\S)", options, flags=re.M)}
+    starts |= {len(m.group()) for m in re.finditer(r"^ {10,}", options, flags=re.M)}
+    assert len(starts) == 1, starts
+
+
+@every_command
+def test_the_list_of_commands_shows_a_whole_sentence(command: str) -> None:
+    listed = cli.get_help(click.Context(cli, info_name="colbert-rerank", terminal_width=80))
+    assert re.search(rf"^  {command} +\S.*[^.]\.$", listed, flags=re.M)
+
+
+@every_command
+def test_the_readme_names_every_command(command: str) -> None:
+    assert f"colbert-rerank {command}" in README.read_text(encoding="utf-8")
+
+
+def test_the_readme_names_no_option_that_there_is_not() -> None:
+    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^colbert-rerank .*$", text, flags=re.M):
+        _, command, *rest = line.partition("#")[0].split()
+        known = {name for param in loaded(command).params for name in param.opts}
+        assert {word for word in rest if word.startswith("--")} <= known, line

@@ -1,0 +1,251 @@
+"""What is printed where: text, JSON, quiet, on a terminal and off it; and that no secret is among it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from colbert_rerank.cli import output
+from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
+from tests.cli.conftest import DOCUMENTS, QUERIES, Files
+from tests.cli.terminal import invoke, logging_as_it_was
+
+ESCAPE = "\x1b["
+COMMAND = Path(sys.executable).parent / "colbert-rerank"
+
+
+def ingest_again(files: Files, folder: Path, *options: object) -> tuple[object, ...]:
+    return ("ingest", files.corpus, "--store", folder / "store", "--model", files.model, *options)
+
+
+def logged(text: str) -> list[dict[str, object]]:
+    """Every line of what must be nothing but JSON."""
+    lines: list[dict[str, object]] = [json.loads(line) for line in text.splitlines()]
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+    return lines
+
+
+def test_json_lines_hold_the_counts(files: Files, tmp_path: Path) -> None:
+    done = invoke(*ingest_again(files, tmp_path, "--log-format", "json")).check()
+    counts: dict[str, object] = {}
+    for line in logged(done.err):
+        counts |= line
+    assert (counts["documents"], counts["encoded"], counts["unchanged"]) == (DOCUMENTS, DOCUMENTS, 0)
+    assert counts["posted"] == DOCUMENTS
+    assert counts["truncated"]
+    assert {"read", "tokenize", "encode", "write", "post"} == set(counts["seconds"])  # type: ignore[call-overload]
+
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "-")
+    done = invoke(*usual, "--log-format", "json").check()
+    counts = {}
+    for line in logged(done.err):
+        counts |= line
+    assert counts["queries"] == QUERIES
+    assert counts["lines"] == counts["scored"] == len(done.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["ingest", "nowhere.jsonl", "--store", "{store}"], 1, "nowhere.jsonl: no such file"),
+        (["ingest", "nowhere.jsonl"], 2, "Missing option '--store'"),
+        (["rerank", "", "--store", "{store}"], 2, "the query is empty"),
+    ],
+    ids=["input", "usage-by-click", "usage-by-us"],
+)
+def test_errors_are_json_too(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+    failed = invoke(*(a.format(store=tmp_path / "store") for a in arguments), "--log-format", "json")
+    assert (failed.status, failed.out) == (status, "")
+    (line,) = logged(failed.err)
+    assert line["level"] == "error"
+    assert message in str(line["message"])
+
+
+def test_quiet_prints_results_and_nothing_else(files: Files, tmp_path: Path) -> None:
+    assert invoke(*ingest_again(files, tmp_path, "-q")).check()[1:] == ("", "")
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "-q")
+    assert invoke(*usual, "--output", tmp_path / "run").check()[1:] == ("", "")
+    measured = invoke(*usual, "--output", tmp_path / "run", "--qrels", files.qrels).check()
+    assert "re-ranked" in measured.out
+    assert measured.err == ""
+    failed = invoke("ingest", "nowhere.jsonl", "--store", tmp_path / "store", "-q")
+    assert failed.error.startswith("nowhere.jsonl: no such file or folder")
+
+
+def test_each_command_begins_with_the_usual_settings(files: Files, tmp_path: Path) -> None:
+    assert invoke(*ingest_again(files, tmp_path, "-q", "--log-format", "json")).check().err == ""
+    again = invoke(*ingest_again(files, tmp_path)).check()
+    assert again.err.startswith(f"{tmp_path / 'store'}: {DOCUMENTS} documents, ")
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)], ids=["a-terminal", "NO_COLOR"]
+)
+def test_a_terminal_gets_styles_unless_it_says_no(files: Files, environ: Mapping[str, str], coloured: bool) -> None:
+    usual = ("rerank", "who founded Publix", "--store", files.store, "--model", files.model)
+    done = invoke(*usual, environ={"COLUMNS": "60", "TERM": "xterm-256color", **environ}, terminal=True).check()
+    assert (ESCAPE in done.out) is coloured
+    lines = re.sub(r"\x1b\[\d*m", "", done.out).splitlines()
+    assert max(map(len, lines)) == 60, "the text is cut where the terminal ends"
+    assert "loading the model" in done.err
+
+
+def test_off_a_terminal_there_are_no_escapes(files: Files, tmp_path: Path) -> None:
+    usual = ("rerank", "who founded Publix", "--store", files.store, "--model", files.model)
+    for done in (invoke(*usual), invoke(*ingest_again(files, tmp_path))):
+        assert ESCAPE not in done.check().out + done.err
+    assert "loading" not in done.err
+
+
+def test_a_terminal_sees_a_bar_with_rate_and_size(files: Files, tmp_path: Path) -> None:
+    done = invoke(*ingest_again(files, tmp_path), environ={"COLUMNS": "100", "TERM": "xterm"}, terminal=True).check()
+    bar = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", done.err)
+    assert re.search(rf"documents ━+ {DOCUMENTS}/{DOCUMENTS} [\d,.]+/s, 0\.\d MB", bar)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_pace_is_that_of_the_last_half_minute() -> None:
+    clock = Clock()
+    pace = Pace(1_000_000, clock)
+    assert pace.describe(0) == ""
+    pace.add(500_000)  # a resumed ingest: found in the store
+    for _ in range(100):
+        clock.now += 1
+        pace.add(500_000 + int(clock.now - 1000) * 40)
+    assert pace.rate == pytest.approx(40)
+    assert pace.seconds_left == pytest.approx((1_000_000 - 504_000) / 40)
+    assert pace.describe(12_300_000) == "40/s, 12.3 MB, 3:26:40 left"
+    clock.now += 2 * WINDOW
+    pace.add(504_060)
+    assert pace.describe(0) == "1.0/s, 137:45:40 left"
+
+
+def test_pace_without_a_total_has_no_end() -> None:
+    clock = Clock()
+    pace = Pace(None, clock)
+    clock.now += 1
+    pace.add(7)
+    assert pace.describe(0) == "7.0/s"
+
+
+def test_progress_lines_do_not_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    times: list[float] = []
+    with logging_as_it_was(), progress("documents", 360_000, clock) as update:
+        output.configure()
+        for second in range(36_000):
+            clock.now = 1000.0 + second
+            update(10 * second, size=1000 * second)
+            if file.getvalue().count("\n") > len(times):
+                times.append(second)
+    assert times[0] == FIRST_LINE
+    waits = [b - a for a, b in pairwise(times)]
+    assert min(waits) >= FIRST_LINE
+    assert max(waits) == LONGEST_WAIT
+    assert waits == sorted(waits)
+    assert len(times) < 70, "of ten hours"
+    assert file.getvalue().splitlines()[0] == "documents: 100 of 360,000, 10/s, 0.0 MB, 9:59:50 left"
+
+
+# Real processes from here on: what the interpreter itself does at its end is part of what users see.
+
+
+def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *map(str, arguments)], text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(files: Files, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.write_text("".join(f"q{i} Q0 d{i} 1 1 x\n" for i in range(5000)))
+    qrels = tmp_path / "qrels"
+    qrels.write_text("".join(f"q{i} 0 d{i} 1\n" for i in range(5000)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process("eval", run, "--qrels", qrels, "--by-query", stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("1 Q0 d1 1 1 x\n")
+    (tmp_path / "qrels").write_text("1 0 d1 1\n")
+    with Path("/dev/full").open("w") as full:
+        done = process("eval", tmp_path / "run", "--qrels", tmp_path / "qrels", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write the output: No space left on device\n"
+
+
+def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "corpus.jsonl")  # which waits for someone to write to it
+    command = [str(COMMAND), *map(str, ingest_again(files._replace(corpus=tmp_path / "corpus.jsonl"), tmp_path))]
+    waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "corpus.jsonl").open("w"):  # returns when it is being read
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    assert out == ""
+    assert err == "Error: interrupted; what was committed is kept, and the same command goes on from there\n"
+
+
+def test_libraries_are_silent(files: Files, tmp_path: Path) -> None:
+    """Under -v too: their loggers, bars and warnings are for programmers."""
+    shutil.copy(files.corpus, tmp_path / "corpus.jsonl")
+    done = process(*ingest_again(files, tmp_path, "-v"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    ours = ("loading the model", "documents: ", "Warning: ", "seconds: ", "Search it:", str(tmp_path))
+    assert [line for line in done.stderr.splitlines() if not line.startswith(ours)] == []
+
+
+SECRET = "hunter2-hunter2"
+PREFIX = "COLBERT_RERANK_OPENSEARCH_"
+CLOSED = "127.0.0.1:1"
+LOGINS: dict[str, tuple[str, list[str], dict[str, str]]] = {
+    "in-the-url": (f"http://admin:{SECRET}@{CLOSED}", [], {}),
+    "in-a-bad-url": (f"http://admin:{SECRET}@{CLOSED}:x", [], {}),
+    "in-a-url-of-another-scheme": (f"ftp://admin:{SECRET}@{CLOSED}", [], {}),
+    "in-a-url-and-another-user": (f"http://admin:{SECRET}@{CLOSED}", ["--os-user", "else"], {}),
+    "password": (f"http://{CLOSED}", ["--os-user", "admin"], {PREFIX + "PASSWORD": SECRET}),
+    "password-without-user": (f"http://{CLOSED}", ["--os-password-file", "{file}"], {}),
+    "api-key": (f"http://{CLOSED}", [], {PREFIX + "API_KEY": SECRET}),
+    "token-file": (f"http://{CLOSED}", ["--os-token-file", "{file}"], {}),
+    "two-ways": (f"http://{CLOSED}", [], {PREFIX + "API_KEY": SECRET, PREFIX + "TOKEN": SECRET}),
+}
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize(("url", "options", "environ"), LOGINS.values(), ids=LOGINS)
+def test_no_secret_is_printed(
+    files: Files, tmp_path: Path, url: str, options: list[str], environ: dict[str, str], log_format: str
+) -> None:
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(SECRET + "\n")
+    given = [o.format(file=secret_file) for o in options]
+    for command in (("rerank", "tides", "--store", files.store), ingest_again(files, tmp_path)):
+        failed = invoke(
+            *command, "--opensearch", url, "--index", "x", *given, "-v", "--log-format", log_format, environ=environ
+        )
+        assert failed.status in (1, 2)
+        assert "OpenSearch" in failed.err or CLOSED in failed.err
+        assert SECRET not in failed.out + failed.err

@@ -1,0 +1,312 @@
+"""Stores that are missing, damaged, newer or forged: one named error each, and never a wrong vector."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreWriteError
+from colbert_rerank.store import Store, layout, writing
+from tests.store import stores
+from tests.store.stores import Doc
+
+BIG = np.random.default_rng(7).standard_normal((5000, 16)).astype("float16")  # 160,000 bytes: three blocks
+FIRST = {f"a{i}": Doc(BIG[i * 1000 : (i + 1) * 1000], bytes([i]) * 16, i, 1) for i in range(5)}
+SECOND = stores.random_docs([f"b{i}" for i in range(6)], 2, dim=16)
+MODEL = {**FIRST, **SECOND}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound") / "store"
+    stores.make(folder, [FIRST, SECOND], merge=False)
+    stores.assert_holds(Store.open(folder), MODEL)
+    return folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    """A copy of a sound store of two segments, to be damaged."""
+    return Path(shutil.copytree(sound, tmp_path / "store"))
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    def change(data: bytearray) -> None:
+        data[place] ^= 1 << bit
+
+    stores.edit(path, change)
+
+
+def refused(folder: Path, *names: str) -> None:
+    """Reading everything raises StoreCorruptError, whose message names ``names``."""
+    with pytest.raises(StoreCorruptError) as caught:
+        stores.assert_holds(Store.open(folder), MODEL)
+    for name in names:
+        assert name in str(caught.value)
+
+
+# No store
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match=r"nowhere: no store here .*make one with `ingest`"):
+        Store.open(tmp_path / "nowhere")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match="no store here"):
+        Store.open(str(tmp_path))
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(StoreNotFoundError, match="no store here"):
+        Store.open(path)
+    with pytest.raises(StoreWriteError, match=r"cannot write .*corpus\.jsonl"), writing(path, stores.new_manifest()):
+        raise AssertionError("it was opened for writing")
+    assert path.read_text() == "{}\n"
+
+
+def test_a_folder_in_the_place_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / layout.MANIFEST).mkdir()
+    with pytest.raises(StoreCorruptError, match="the manifest cannot be read"):
+        Store.open(tmp_path)
+
+
+def test_a_lost_manifest_does_not_cost_the_segments(folder: Path) -> None:
+    (folder / layout.MANIFEST).unlink()
+    before = sorted((folder / layout.SEGMENTS).iterdir())
+    with pytest.raises(StoreCorruptError, match="is missing, but 3 files"), writing(folder, stores.new_manifest(16)):
+        raise AssertionError("it was opened for writing")
+    assert sorted((folder / layout.SEGMENTS).iterdir()) == before
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_manifest_truncated(folder: Path, part: float) -> None:
+    path = folder / layout.MANIFEST
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    refused(folder, layout.MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe{}", b"not JSON", b"", b"[]", b'"format"', b"{}", b"7", b"null", b"[" * 100_000, b'{"format": 1}'],
+    ids=["not UTF-8", "not JSON", "empty", "list", "string", "no format", "number", "null", "deep", "no more"],
+)
+def test_manifest_is_something_else(folder: Path, content: bytes) -> None:
+    (folder / layout.MANIFEST).write_bytes(content)
+    refused(folder, layout.MANIFEST)
+
+
+def test_manifest_edited_by_hand(folder: Path) -> None:
+    path = folder / layout.MANIFEST
+    path.write_text(path.read_text().replace('"dim": 16', '"dim": 32'))
+    refused(folder, layout.MANIFEST, "edited or damaged")
+
+
+def test_one_flipped_bit_anywhere_in_the_manifest(folder: Path) -> None:
+    path = folder / layout.MANIFEST
+    good = path.read_bytes()
+    for place in range(len(good)):
+        flip(path, place, place % 7)  # bit 7 would never be ASCII
+        with pytest.raises((StoreCorruptError, StoreFormatError)):  # the bit may make a later format of it
+            Store.open(folder)
+        path.write_bytes(good)
+    stores.assert_holds(Store.open(folder), MODEL)
+
+
+@pytest.mark.parametrize("found", [2, 3, 10_000])
+def test_a_newer_format_says_so(folder: Path, found: int) -> None:
+    stores.sign(folder, {"format": found, "anything": ["else"]})
+    with pytest.raises(StoreFormatError, match=f"store format {found}; this version reads .*newer colbert-rerank"):
+        Store.open(folder)
+    with pytest.raises(StoreFormatError), writing(folder, stores.new_manifest(16)):
+        raise AssertionError("it was opened for writing")
+
+
+@pytest.mark.parametrize("found", [0, -1, "1", "2", None, [], 1.5], ids=repr)
+def test_no_format_that_ever_was(folder: Path, found: object) -> None:
+    stores.sign(folder, {**stores.read_manifest(folder), "format": found})
+    refused(folder, layout.MANIFEST)
+
+
+def forge(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        at, _, name = key.rpartition(".")
+        {"": data, "segment": data["segments"][0], "index": data["index"]}[at][name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("segment.rows", 10**9),
+        ("segment.rows", -5),
+        ("segment.rows", "5000"),
+        ("segment.values_offset", 10**12),
+        ("segment.values_offset", 0),
+        ("segment.documents", 4),
+        ("segment.bytes", 17),
+        ("segment.bytes", 0),
+        ("segment.columns", "0123456789abcdef"),
+        ("segment.file", "../manifest.json"),
+        ("segment.file", ""),
+        ("segment.file", None),
+        ("index.documents", 3),
+        ("index.file", "/etc/passwd"),
+        ("segments", 5),
+        ("segments", ["a"]),
+        ("index", [1]),
+        ("origin", ["one"]),
+        ("dim", 8),
+        ("dim", 0),
+        ("dim", None),
+        ("dtype", "int8"),
+        ("dtype", "float32"),
+    ],
+    ids=repr,
+)
+def test_a_forged_manifest(folder: Path, key: str, value: object) -> None:
+    data = stores.read_manifest(folder)
+    forge(key, value)(data)
+    stores.sign(folder, data)
+    refused(folder, "")
+
+
+def test_a_manifest_without_a_required_key(folder: Path) -> None:
+    data = stores.read_manifest(folder)
+    del data["dim"]
+    stores.sign(folder, data)
+    refused(folder, layout.MANIFEST, "dim")
+
+
+# Whole files
+
+
+@pytest.mark.parametrize("which", ["first", "second", "index"])
+@pytest.mark.parametrize("size", [None, 0, 1, 0.5, -1], ids=["missing", "empty", "1 byte", "half", "last byte"])
+def test_a_file_missing_or_truncated(folder: Path, which: str, size: float | None) -> None:
+    path = {"first": 0, "second": 1}.get(which)
+    file = stores.index_file(folder) if path is None else stores.segment_files(folder)[path]
+    data = file.read_bytes()
+    if size is None:
+        file.unlink()
+    else:
+        file.write_bytes(data[: int(len(data) * size) if isinstance(size, float) else int(size)])
+    refused(folder, file.name, "missing" if size is None else "truncated or replaced", "Restore the store")
+
+
+def test_segments_of_two_stores_mixed_up(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    stores.make(other, [{k: v._replace(matrix=v.matrix[::-1]) for k, v in FIRST.items()}, SECOND], merge=False)
+    ours, theirs = stores.segment_files(folder)[0], stores.segment_files(other)[0]
+    assert ours.stat().st_size == theirs.stat().st_size
+    shutil.copy(theirs, ours)
+    refused(folder, ours.name, "not the file that the manifest lists")
+
+
+def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
+    one, two = stores.random_docs(["a", "b", "c"], 1), stores.random_docs(["d", "e", "f"], 2)
+    stores.make(tmp_path, [one, two], merge=False)
+    first, second = stores.segment_files(tmp_path)
+    assert first.stat().st_size == second.stat().st_size
+    first.rename(tmp_path / "kept")
+    second.rename(first)
+    (tmp_path / "kept").rename(second)
+    with pytest.raises(StoreCorruptError, match="not the file that the manifest lists"):
+        Store.open(tmp_path).gather(["a"])
+
+
+def test_not_a_file_of_hdf5(folder: Path) -> None:
+    for file in (stores.segment_files(folder)[0], stores.index_file(folder)):
+        good = file.read_bytes()
+        file.write_bytes(b"x" * len(good))
+        refused(folder, file.name, "not a readable HDF5 file")
+        file.write_bytes(good)
+
+
+# Single bits
+
+
+def test_a_flipped_bit_in_the_values_is_found_on_first_touch(folder: Path) -> None:
+    file, entry = stores.segment_files(folder)[0], Store.open(folder).manifest.segments[0]
+    flip(file, entry.values_offset + 2 * layout.BLOCK + 5)
+    store = Store.open(folder)
+    for doc_id in ("a0", "a1", "b1"):  # in sound blocks
+        stores.assert_holds(store, MODEL, [doc_id])
+    for _ in range(2):  # not only the first time
+        with pytest.raises(StoreCorruptError, match=rf"{file.name}: the vectors at byte \d+ are damaged"):
+            store.gather(["a0", "a4", "b1"])
+    stores.assert_holds(store, MODEL, ["a0", "b2"])
+
+
+def test_a_flipped_bit_in_the_values_stops_a_merge(folder: Path) -> None:
+    file, entry = stores.segment_files(folder)[0], Store.open(folder).manifest.segments[0]
+    flip(file, entry.values_offset)
+    with writing(folder, stores.new_manifest(16)) as writer:
+        writer.mark_posted()  # now the two segments are alike, and small enough to be merged
+        with pytest.raises(StoreCorruptError, match=file.name):
+            writer.finish()
+    assert file.exists()
+    stores.assert_holds(Store.open(folder), SECOND, list(SECOND))
+
+
+def places(file: Path) -> dict[str, tuple[int, int]]:
+    """Where each dataset of an HDF5 file lies: (offset, bytes)."""
+    with h5py.File(file, "r") as opened:
+        return {name: (dataset.id.get_offset(), dataset.nbytes) for name, dataset in opened.items()}
+
+
+SEGMENT = ("row_counts", "id_lengths", "id_bytes", "content_hashes", "block_checksums", "seq_nos", "primary_terms")
+INDEX = ("id_hashes", "segment_numbers", "ordinals", "row_starts", "row_counts", "id_lengths", "id_bytes")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("which", "column"), [*(("segment", name) for name in SEGMENT), *(("index", name) for name in INDEX)]
+)
+def test_a_flipped_bit_in_a_column(folder: Path, which: str, column: str, part: float) -> None:
+    file = stores.index_file(folder) if which == "index" else stores.segment_files(folder)[0]
+    offset, size = places(file)[column]
+    flip(file, offset + int(size * part), 3)
+    refused(folder, file.name, column)
+
+
+def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    for file in (stores.segment_files(folder)[1], stores.index_file(folder)):
+        good = file.read_bytes()
+        header = np.ones(len(good), dtype=bool)
+        for offset, size in places(file).values():
+            header[offset : offset + size] = False
+        messages = []
+        for place in rng.permutation(np.flatnonzero(header))[:150].tolist():
+            flip(file, place, int(rng.integers(8)))
+            try:
+                stores.assert_holds(Store.open(folder), MODEL)
+            except StoreCorruptError as error:
+                messages.append(str(error))
+            file.write_bytes(good)
+        assert all(file.name in message for message in messages)
+        assert len(messages) > 120  # HDF5 leaves a few bytes between its blocks
+
+
+def test_a_damaged_store_is_not_written_to(folder: Path) -> None:
+    path = folder / layout.MANIFEST
+    path.write_text(json.dumps({**stores.read_manifest(folder), "dim": 8}))
+    before = path.read_bytes()
+    with pytest.raises(StoreCorruptError), writing(folder, stores.new_manifest(16)):
+        raise AssertionError("it was opened for writing")
+    assert path.read_bytes() == before

@@ -1,0 +1,112 @@
+"""The id index: hashes find, bytes decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import xxhash
+
+from colbert_rerank.store import Store, ids, layout
+from colbert_rerank.store.columns import Array
+from colbert_rerank.store.ids import IdIndex
+from tests.store import stores
+
+
+def columns(doc_ids: Sequence[str], rows: npt.ArrayLike) -> dict[str, Array]:
+    keys = [doc_id.encode() for doc_id in doc_ids]
+    return {
+        layout.ROW_COUNTS: np.array(rows, dtype=np.uint32),
+        layout.ID_LENGTHS: np.array([len(k) for k in keys], dtype=np.uint16),
+        layout.ID_BYTES: np.frombuffer(b"".join(keys), dtype=np.uint8),
+    }
+
+
+def two_bits(keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    return np.array([xxhash.xxh3_64_intdigest(key) & 3 for key in keys], dtype=np.uint64)
+
+
+@pytest.fixture
+def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "hash_ids", two_bits)
+
+
+def test_ids_of_one_hash_are_told_apart(colliding: None) -> None:
+    stored = ["".join(letters) for letters in product("abc", repeat=3)]
+    index = IdIndex(ids.build([columns(stored, list(range(len(stored))))]))
+    assert len(set(two_bits([i.encode() for i in stored]).tolist())) == 4  # so that each hash holds about seven ids
+    unknown = ["".join(letters) for letters in product("cd", repeat=3) if "d" in letters] + ["a", "aaaa", ""]
+    asked = [*unknown, *reversed(stored)]
+    at = index.lookup(asked)
+    assert at.found.tolist() == [doc_id in stored for doc_id in asked]
+    assert [stored[o] for o in at.ordinals[at.found].tolist()] == stored[::-1]
+    assert at.row_counts[at.found].tolist() == [stored.index(i) for i in stored[::-1]]
+
+
+def test_the_newest_of_an_id_wins_across_segments_of_colliding_hashes(colliding: None) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"id{i}" for i in range(12)]
+    segments: list[dict[str, Array]] = []
+    newest: dict[str, tuple[int, int]] = {}
+    for number in range(6):
+        chosen = [names[i] for i in rng.permutation(12)[:7]]
+        segments.append(columns(chosen, [1] * len(chosen)))
+        newest |= {doc_id: (number, ordinal) for ordinal, doc_id in enumerate(chosen)}
+    index = IdIndex(ids.build(segments))
+    assert sorted(index.ids()) == sorted(newest)
+    at = index.lookup(names)
+    for doc_id, found, segment, ordinal, start in zip(
+        names, at.found, at.segments, at.ordinals, at.row_starts, strict=True
+    ):
+        assert found == (doc_id in newest)
+        assert (segment, ordinal) == newest[doc_id]
+        assert start == ordinal  # every document before it in its segment has one row
+
+
+def test_a_store_of_colliding_ids(colliding: None, tmp_path: Path) -> None:
+    units = [stores.random_docs([f"{i}" for i in range(k, k + 9)], k) for k in range(0, 12, 4)]
+    model = {**units[0], **units[1], **units[2]}
+    for merge in (False, True):
+        stores.make(tmp_path / str(merge), units, merge=merge)
+        stores.assert_holds(Store.open(tmp_path / str(merge)), model)
+        stores.assert_holds(Store.open(tmp_path / str(merge)), model, ["x", "3", "y", "11", "3", "z"])
+
+
+def test_an_empty_index_holds_nothing() -> None:
+    for built in (ids.build([]), ids.build([columns([], [])])):
+        index = IdIndex(built)
+        assert len(index) == 0
+        assert index.ids() == []
+        assert not index.lookup(["a", "b"]).found.any()
+        assert index.lookup([]).found.shape == (0,)
+
+
+def test_nothing_asked_nothing_found() -> None:
+    index = IdIndex(ids.build([columns(["a"], [1])]))
+    assert index.lookup([]).found.shape == (0,)
+
+
+def test_what_no_id_can_be_is_not_found() -> None:
+    index = IdIndex(ids.build([columns(["a", "é"], [1, 1])]))
+    assert index.lookup(["\ud800", "", "e\u0301", "a\0", "A", "é"]).found.tolist() == [False] * 5 + [True]
+
+
+def test_a_hundred_thousand_ids() -> None:
+    rng = np.random.default_rng(0)
+    stored = [f"{'document' if i % 3 else ''}{i * 7919}" for i in range(100_000)]
+    rows = rng.integers(0, 200, len(stored))
+    half = len(stored) // 2
+    index = IdIndex(ids.build([columns(stored[:half], rows[:half]), columns(stored[half:], rows[half:])]))
+    order = rng.permutation(len(stored))
+    at = index.lookup([stored[i] for i in order])
+    assert at.found.all()
+    assert np.array_equal(at.segments, order // half)
+    assert np.array_equal(at.ordinals, order % half)
+    assert np.array_equal(at.row_counts, rows[order])
+    starts = np.concatenate([np.cumsum(part) - part for part in (rows[:half], rows[half:])])
+    assert np.array_equal(at.row_starts, starts[order])
+    assert not index.lookup([f"document{i * 7919 + 1}" for i in range(1000)]).found.any()

@@ -1,0 +1,11 @@
+"""kill -9 at random moments of writing. scripts/soak may run the same function for longer."""
+
+from __future__ import annotations
+
+from tests.store.killing import kill_store
+
+
+def test_killed_writers_lose_nothing() -> None:
+    report = kill_store(n=8, seed=20)
+    assert report.kills == 8
+    assert report.commits >= 8  # else little was at stake

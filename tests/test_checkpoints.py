@@ -1,0 +1,342 @@
+"""A checkpoint that is not what its authors meant is refused in words; one that is has one identity."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from colbert_rerank.checkpoints import Checkpoint, load_checkpoint
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import CheckpointError
+from tests.collection import texts
+from tests.tiny import DIM, HIDDEN, TOKENIZER_FILES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Tensors = dict[str, torch.Tensor]
+Change = Callable[[Path], object]
+DENSE = "bert.encoder.layer.0.output.dense.weight"
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A checkpoint that the test may break."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def tensors(change: Callable[[Tensors], object]) -> Change:
+    def apply(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        change(found)
+        save_file(found, folder / "model.safetensors")
+
+    return apply
+
+
+def state(name: str, **values: object) -> Change:
+    """Change keys of a JSON file."""
+
+    def apply(folder: Path) -> None:
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps(data | values), encoding="utf-8")
+
+    return apply
+
+
+def put(name: str, content: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def take(*names: str) -> Change:
+    def apply(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return apply
+
+
+def cut(name: str, size: int) -> Change:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def as_bin(content: object) -> Change:
+    """Put ``pytorch_model.bin`` in the place of the weights: raw bytes, or what torch pickles."""
+
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        if isinstance(content, bytes):
+            (folder / "pytorch_model.bin").write_bytes(content)
+        else:
+            torch.save(content, folder / "pytorch_model.bin")
+
+    return apply
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os._exit, (77,))
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "no-config": (take("config.json"), "no config.json here, so this is not a checkpoint folder"),
+    "config-not-json": (put("config.json", b"{"), "not a valid JSON"),
+    "config-not-an-object": (put("config.json", b"[]"), "model: no usable tokenizer: .* must be a mapping, not list"),
+    "config-of-another-network": (state("config.json", model_type="gpt2"), "config.json says model_type 'gpt2'"),
+    "no-weights": (take("model.safetensors"), "no model.safetensors and no pytorch_model.bin here"),
+    "no-projection": (
+        tensors(lambda t: t.pop("linear.weight")),
+        r"no token projection \(linear.weight\) beside bert.\* tensors; found 37 tensors, among them",
+    ),
+    "no-backbone": (
+        tensors(lambda t: [t.pop(n) for n in list(t) if n.startswith("bert.")]),
+        "no token projection .* found 1 tensors",
+    ),
+    "projection-of-one-dimension": (
+        tensors(lambda t: t.update({"linear.weight": torch.ones(DIM)})),
+        rf"linear.weight has shape \[16\], expected \[dim, {HIDDEN}\]",
+    ),
+    "projection-for-another-backbone": (
+        tensors(lambda t: t.update({"linear.weight": torch.ones(DIM, HIDDEN + 1)})),
+        rf"linear.weight has shape \[16, 33\], expected \[dim, {HIDDEN}\]",
+    ),
+    "projection-of-another-size": (
+        tensors(lambda t: t.update({"linear.weight": torch.ones(8, HIDDEN)})),
+        "artifact.metadata says dim 16, linear.weight has 8",
+    ),
+    "projection-with-a-bias": (
+        tensors(lambda t: t.update({"linear.bias": torch.ones(DIM)})),
+        r"missing \[\], unknown \['linear.bias'\]",
+    ),
+    "wrong-shape": (
+        tensors(lambda t: t.update({DENSE: torch.ones(3, 3)})),
+        r"do not have the shapes of config.json: [\s\S]*encoder.layer.0.output.dense.weight",
+    ),
+    "missing-tensor": (
+        tensors(lambda t: t.pop(DENSE)),
+        r"missing \['encoder.layer.0.output.dense.weight'\], unknown \[\]",
+    ),
+    "stray-layer": (
+        tensors(lambda t: t.update({DENSE.replace("layer.0", "layer.2"): torch.ones(3, 3)})),
+        r"missing \[\], unknown \['encoder.layer.2.output.dense.weight'\]",
+    ),
+    "stray-tensor": (
+        tensors(lambda t: t.update({"classifier.weight": torch.ones(2)})),
+        r"missing \[\], unknown \['classifier.weight'\]",
+    ),
+    "safetensors-cut-short": (cut("model.safetensors", 100_000), "the weights cannot be read, the file is damaged"),
+    "safetensors-header-cut-short": (cut("model.safetensors", 100), "the weights cannot be read"),
+    "safetensors-empty": (cut("model.safetensors", 0), "the weights cannot be read"),
+    "bin-empty": (as_bin(b""), "the weights cannot be read"),
+    "bin-no-pickle": (as_bin(b"not a pickle"), "pytorch_model.bin is damaged, or holds more than tensors"),
+    "bin-runs-code": (as_bin(RunsCode()), "holds more than tensors, which could run code"),
+    "bin-runs-code-when-old": (as_bin(pickle.dumps(RunsCode(), protocol=2)), "holds more than tensors"),
+    "bin-a-list": (as_bin([torch.ones(2)]), "not a dictionary of tensors by name"),
+    "bin-nested": (as_bin({"state_dict": {"linear.weight": torch.ones(2)}}), "not a dictionary of tensors by name"),
+    "no-tokenizer": (take(*TOKENIZER_FILES), "no tokenizer here; expected one of tokenizer.json, vocab.txt"),
+    "tokenizer-not-json": (put("tokenizer.json", b"{"), "no usable tokenizer"),
+    "metadata-not-json": (put("artifact.metadata", b"{nope"), "artifact.metadata: cannot be read as JSON"),
+    "metadata-not-utf-8": (put("artifact.metadata", b'{"a": "\xe9"}'), "artifact.metadata: cannot be read as JSON"),
+    "metadata-a-list": (put("artifact.metadata", b"[]"), "artifact.metadata: expected a JSON object"),
+    "query-marker-unknown": (
+        state("artifact.metadata", query_token_id="[unused9999]"),
+        r"the marker '\[unused9999\]' is not in the tokenizer's vocabulary",
+    ),
+    "document-marker-unknown": (state("artifact.metadata", doc_token_id="[D]"), r"the marker '\[D\]' is not in"),
+    "marker-null": (state("artifact.metadata", query_token_id=None), "the marker None is not in"),
+    "marker-a-number": (state("artifact.metadata", doc_token_id=2), "the marker 2 is not in"),
+    "dimension-differs": (state("artifact.metadata", dim=128), "says dim 128, linear.weight has 16"),
+    "length-a-string": (state("artifact.metadata", query_maxlen="32"), "query_maxlen must be 4 to 128, it is '32'"),
+    "length-too-short": (state("artifact.metadata", doc_maxlen=3), "doc_maxlen must be 4 to 128, it is 3"),
+    "length-past-the-positions": (state("artifact.metadata", doc_maxlen=129), "doc_maxlen must be 4 to 128"),
+    "length-null": (state("artifact.metadata", doc_maxlen=None), "doc_maxlen must be 4 to 128, it is None"),
+    "another-similarity": (state("artifact.metadata", similarity="l2"), "similarity 'l2' in artifact.metadata"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(folder: Path, change: Change, message: str) -> None:
+    change(folder)
+    with pytest.raises(CheckpointError, match=message) as refusal:
+        load_checkpoint(str(folder))
+    assert str(folder) in str(refusal.value)
+
+
+ACCEPTED: dict[str, Change] = {
+    "heads-of-other-tasks": tensors(
+        lambda t: t.update(
+            {
+                "cls.predictions.bias": torch.ones(3),
+                "bert.pooler.dense.weight": torch.ones(HIDDEN, HIDDEN),
+                "bert.embeddings.position_ids": torch.arange(128)[None],
+            }
+        )
+    ),
+    "only-vocab.txt": take("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "only-tokenizer.json": take("vocab.txt", "special_tokens_map.json"),
+    "markers-and-lengths-by-default": take("artifact.metadata"),
+    "markers-swapped": state("artifact.metadata", query_token_id="[unused1]", doc_token_id="[unused0]"),
+}
+
+
+@pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED)
+def test_accepted(folder: Path, change: Change) -> None:
+    if change is ACCEPTED["markers-and-lengths-by-default"]:  # 220 tokens a document need as many positions
+        state("config.json", max_position_embeddings=256)(folder)
+        positions = "bert.embeddings.position_embeddings.weight"
+        tensors(lambda t: t.update({positions: torch.cat([t[positions]] * 2)}))(folder)
+    change(folder)
+    spec = load_checkpoint(str(folder)).spec
+    assert spec.dim == DIM
+    assert {spec.query_marker_id, spec.document_marker_id} == {1, 2}
+
+
+def test_what_metadata_says_is_done(folder: Path) -> None:
+    state("artifact.metadata", query_maxlen=40, doc_maxlen=50, attend_to_mask_tokens=True, mask_punctuation=False)(
+        folder
+    )
+    encoder = Encoder.load(str(folder), device="cpu")
+    [query] = encoder.tokenize_queries(["late interaction"])
+    assert (len(query.ids), query.attended) == (40, 40)
+    [document] = encoder.tokenize_documents(["late, " * 100])
+    assert len(document.ids) == 50
+    assert len(encoder.encode_documents(["late, " * 100])[0]) == 50, "punctuation is kept"
+
+
+def test_how_a_tokenizer_cut_and_padded_in_training_is_not_how_texts_are_read(folder: Path, tiny: Path) -> None:
+    """Many checkpoints carry both in tokenizer.json; they would cut documents early and pad them by their mates."""
+    state(
+        "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+    )(folder)
+    ours, plain = Encoder.load(str(folder), device="cpu"), Encoder.load(str(tiny), device="cpu")
+    some = ["a", *texts(3)]
+    assert ours.tokenize_documents(some) == plain.tokenize_documents(some)
+    assert ours.tokenize_queries(some) == plain.tokenize_queries(some)
+    assert identity(ours.checkpoint) == identity(plain.checkpoint)
+
+
+def identity(checkpoint: Checkpoint) -> tuple[str, str]:
+    return checkpoint.tensor_hash, checkpoint.tokenizer_hash
+
+
+def test_the_container_of_the_weights_is_no_part_of_the_identity(folder: Path, tiny: Path) -> None:
+    as_bin(load_file(folder / "model.safetensors"))(folder)
+    assert not (folder / "model.safetensors").exists()
+    assert identity(load_checkpoint(str(folder))) == identity(load_checkpoint(str(tiny)))
+
+
+def test_the_order_of_tensors_in_the_file_is_no_part_of_the_identity(folder: Path, tiny: Path) -> None:
+    found = load_file(folder / "model.safetensors")
+    as_bin(dict(reversed(found.items())))(folder)
+    assert identity(load_checkpoint(str(folder))) == identity(load_checkpoint(str(tiny)))
+
+
+def _nudge(found: Tensors) -> None:
+    found["linear.weight"][0, 0] = torch.nextafter(found["linear.weight"][0, 0], torch.tensor(9.0))
+
+
+OTHER_WEIGHTS: dict[str, Change] = {
+    "one-bit": tensors(_nudge),
+    "half-precision": tensors(lambda t: t.update({"linear.weight": t["linear.weight"].half()})),
+    "two-swapped": tensors(
+        lambda t: t.update(
+            {DENSE: t[DENSE.replace("layer.0", "layer.1")], DENSE.replace("layer.0", "layer.1"): t[DENSE]}
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_WEIGHTS.values(), ids=OTHER_WEIGHTS)
+def test_other_weights_are_another_model(folder: Path, tiny: Path, change: Change) -> None:
+    change(folder)
+    ours, theirs = identity(load_checkpoint(str(folder))), identity(load_checkpoint(str(tiny)))
+    assert ours[0] != theirs[0]
+    assert ours[1] == theirs[1]
+
+
+def _cased(folder: Path) -> None:
+    state("tokenizer_config.json", do_lower_case=False)(folder)
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def _another_vocabulary(folder: Path) -> None:
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    what, late = lines.index("what"), lines.index("late")
+    lines[what], lines[late] = lines[late], lines[what]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("change", [_cased, _another_vocabulary], ids=["cased", "two-words-swapped"])
+def test_another_tokenizer_is_another_model(folder: Path, tiny: Path, change: Change) -> None:
+    change(folder)
+    ours, theirs = identity(load_checkpoint(str(folder))), identity(load_checkpoint(str(tiny)))
+    assert ours[0] == theirs[0]
+    assert ours[1] != theirs[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-model", "model 'no-such-model': no such folder, and not a hub name of the form OWNER/NAME"),
+        ("/nowhere/at/all", "no such folder, and not a hub name"),
+        ("./not/here", "no such folder, and not a hub name"),
+        ("~/not-here", "no such folder, and not a hub name"),
+        ("owner/name/file", "no such folder, and not a hub name"),
+        ("own er/na:me", "model 'own er/na:me': Repo id must"),
+    ],
+    ids=["word", "absolute", "relative", "home", "three-parts", "no-hub-name"],
+)
+def test_a_name_of_nothing(name: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(name)
+
+
+def test_a_file_is_no_checkpoint(tiny: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a file; give the folder that holds config\.json and the weights"):
+        load_checkpoint(str(tiny / "model.safetensors"))
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json here"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_a_name_on_the_hub_while_offline(tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads the variable when it is imported."""
+    script = (
+        "from colbert_rerank.checkpoints import load_checkpoint\n"
+        "from colbert_rerank.errors import CheckpointError\n"
+        "try:\n    load_checkpoint('colbert-ir/colbertv2.0')\n"
+        "except CheckpointError as error:\n    print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(
+        "model 'colbert-ir/colbertv2.0' is not in the local cache and the hub cannot be reached "
+        "(HF_HUB_OFFLINE is set): "
+    )
+    assert "--model starter" in done.stdout
+    assert done.stdout.count("\n") == 1
