@@ -193,7 +193,9 @@ class Reranker:
             stage = np.array([first_stage[i].score for i in scored.tolist()], dtype=np.float64)
             final = self.interpolate * _z(stage) + (1 - self.interpolate) * _z(final)
         rounded = [rounded_score(s) for s in final.tolist()]
-        ranked = [ScoredDoc(query.query_id, first_stage[i].doc_id, s) for i, s in zip(scored, rounded, strict=True)]
+        ranked = [
+            ScoredDoc(query.query_id, first_stage[i].doc_id, s) for i, s in zip(scored.tolist(), rounded, strict=True)
+        ]
         ranked.sort(key=lambda d: d.doc_id, reverse=True)
         ranked.sort(key=lambda d: d.score, reverse=True)
         if self.missing != "drop":

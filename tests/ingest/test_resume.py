@@ -41,10 +41,6 @@ def interrupt(model: Path, store: Path, corpus: Path, seed: int, how: int) -> in
     return len(Store.open(store)) if (store / "manifest.json").exists() else 0
 
 
-def committed(store: Path) -> int:
-    return len(Store.open(store)) if (store / "manifest.json").exists() else 0
-
-
 def found(store: Path) -> list[list[ScoredDoc]]:
     index = Bm25Index.open_for(store, Store.open(store).manifest)
     return list(index.search(list(islice(read_topics(str(COLLECTION / "queries.jsonl")), 5)), 50))
