@@ -19,10 +19,8 @@ from colbert_rerank.errors import (
     OpenSearchAuthError,
     OpenSearchError,
     OpenSearchUnreachableError,
-    UsageError,
 )
 from colbert_rerank.retry import BUSY_STATUS, Retry, parse_retry_after, with_retry
-from colbert_rerank.types import Origin
 
 LOWEST_VERSION = (2, 11)
 
@@ -169,44 +167,6 @@ def check_server(client: opensearchpy.OpenSearch) -> Server:
     if _version(number) < LOWEST_VERSION:
         raise OpenSearchError(f"{server_url(client)} is OpenSearch {number}: 2.11 or later is needed")
     return Server("opensearch", number)
-
-
-class IndexInfo(NamedTuple):
-    """One concrete index. ``settings`` is its ``index`` object; ``aliases`` maps alias to definition."""
-
-    name: str
-    uuid: str
-    mapping: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    aliases: Mapping[str, Any]
-
-
-def resolve_index(client: opensearchpy.OpenSearch, name: str) -> list[IndexInfo]:
-    """The concrete indices behind an index, alias, data stream or pattern, by name. One read request.
-
-    Raises ``IndexNotFoundError``; ``OpenSearchAuthError`` where the user lacks ``indices:admin/get``.
-    """
-    if not name or name in ("*", "_all"):
-        raise UsageError(f"name an index (or an alias), not {name!r}")
-    with translated(client, index=name):
-        answer = with_retry(lambda: client.indices.get(index=name))
-    if not answer:
-        raise IndexNotFoundError(f"{server_url(client)} has no index {name!r}")
-    return [
-        IndexInfo(
-            concrete,
-            body["settings"]["index"]["uuid"],
-            body.get("mappings") or {},
-            body["settings"]["index"],
-            body.get("aliases") or {},
-        )
-        for concrete, body in sorted(answer.items())
-    ]
-
-
-def origin_of(indices: Sequence[IndexInfo]) -> Origin:
-    """What a store records to know these indices again; several are joined by commas, in name order."""
-    return Origin("opensearch", ",".join(i.name for i in indices), ",".join(i.uuid for i in indices))
 
 
 def server_url(client: opensearchpy.OpenSearch) -> str:

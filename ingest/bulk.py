@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import opensearchpy
 
-from colbert_rerank.errors import BulkError, BulkFailure, OpenSearchError
-from colbert_rerank.opensearch import error_reason, origin_of, resolve_index, server_url, translated
+from colbert_rerank.errors import BulkError, BulkFailure, OpenSearchAuthError, OpenSearchError
+from colbert_rerank.indices import origin_of, resolve_index
+from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, WRITE, Retry, backoff, with_retry
 
 MOST_FAILURES = 10_000  # beyond it the fault is not in single documents, and the list would fill the memory
@@ -190,6 +191,11 @@ class BulkIndexer:
                 elif status in BUSY_STATUS:
                     again.append(action)
                     reason = f"{status} {error_reason(outcome.get('error'))}"
+                elif status == 403 and outcome["error"].get("type") == "security_exception":
+                    raise OpenSearchAuthError(
+                        f"{server_url(self._client)}, index {self._index!r}: these credentials do not permit to write "
+                        f"to it (403 {error_reason(outcome['error'])})"
+                    )  # so it will be for every document
                 elif not (kind == "delete" and status == 404):
                     failures.append(BulkFailure(action.doc_id, status, error_reason(outcome.get("error"))))
             chunk = again

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import opensearchpy
 
 from colbert_rerank.errors import IndexNotFoundError, OpenSearchError, UsageError
-from colbert_rerank.opensearch import IndexInfo, error_reason, origin_of, resolve_index, server_url, translated
+from colbert_rerank.indices import IndexInfo, origin_of, resolve_index
+from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import WRITE, with_retry
 from colbert_rerank.types import Document, Origin
 from mappings import document_body, made_by_us, text_fields_of

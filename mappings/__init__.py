@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from mappings.body import document_body, document_fields
-from mappings.index import CONTENTS, DOC_ID, index_body, made_by_us, text_fields_of
+from mappings.index import CONTENTS, DOC_ID, index_body, made_by_us, mapping_of_fields, text_fields_of
 
-__all__ = ["CONTENTS", "DOC_ID", "document_body", "document_fields", "index_body", "made_by_us", "text_fields_of"]
+__all__ = [
+    "CONTENTS",
+    "DOC_ID",
+    "document_body",
+    "document_fields",
+    "index_body",
+    "made_by_us",
+    "mapping_of_fields",
+    "text_fields_of",
+]

@@ -57,6 +57,24 @@ def made_by_us(mapping: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return entry if isinstance(entry, Mapping) else None
 
 
+def mapping_of_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping as far as its fields tell, from what ``GET /index/_mapping/field/*`` gives for one index.
+
+    The mapping's ``_meta`` is not among them; that an index is ours is also said by the ``meta`` of its ``doc_id``.
+    """
+    mapping: dict[str, Any] = {"properties": {}}
+    for name in sorted(fields, key=len):  # a field before its multi-fields, which its own entry holds already
+        definition = next(iter(fields[name]["mapping"].values()), None)
+        *parents, leaf = name.split(".")
+        inside = mapping
+        for parent in parents:
+            inside = inside.setdefault("properties", {}).setdefault(parent, {})
+        if definition is not None and "type" not in inside:
+            inside.setdefault("properties", {})[leaf] = definition
+    ours = mapping["properties"].get(DOC_ID, {}).get("meta", {})
+    return mapping | ({"_meta": {META: {"version": int(ours[META])}}} if META in ours else {})
+
+
 def text_fields_of(mapping: Mapping[str, Any]) -> tuple[str, ...]:
     """The text fields that an index of ours was created with; empty for an index that we found."""
     entry = made_by_us(mapping)

@@ -22,7 +22,8 @@ from colbert_rerank.errors import (
     OpenSearchUnreachableError,
     UsageError,
 )
-from colbert_rerank.opensearch import check_server, connect, resolve_index, server_url, translated
+from colbert_rerank.indices import resolve_index
+from colbert_rerank.opensearch import check_server, connect, server_url, translated
 from tests.server.faults import Refuse
 from tests.server.gateway import Gateway, User
 from tests.server.indices import make_index

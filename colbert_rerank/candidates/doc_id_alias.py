@@ -5,7 +5,8 @@ from __future__ import annotations
 import opensearchpy
 
 from colbert_rerank.errors import UsageError
-from colbert_rerank.opensearch import IndexInfo, resolve_index, translated
+from colbert_rerank.indices import IndexInfo, resolve_index
+from colbert_rerank.opensearch import translated
 from colbert_rerank.retry import READ, with_retry
 from mappings import DOC_ID, made_by_us
 

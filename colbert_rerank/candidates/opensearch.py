@@ -14,7 +14,8 @@ import opensearchpy
 from colbert_rerank.candidates.hits import Hits, IdSource, IncompleteError, read_hits, search_body
 from colbert_rerank.candidates.template import QueryTemplate, match_contents, match_fields
 from colbert_rerank.errors import InputError, OpenSearchError, UsageError
-from colbert_rerank.opensearch import IndexInfo, error_reason, origin_of, resolve_index, server_url, translated
+from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
+from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, READ, Retry, backoff, with_retry
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from mappings import CONTENTS, DOC_ID, document_fields, made_by_us
@@ -53,7 +54,7 @@ class OpenSearchCandidates:
             raise UsageError(f"a batch holds at least one query, not {batch}")
         self._client = client
         self._index = index
-        self._indices = {info.name: info for info in resolve_index(client, index)}
+        self._indices = {info.name: info for info in resolve_readable(client, index)}
         self._qualified = qualified_ids
         self._dfs = dfs
         self._batch = batch

@@ -10,7 +10,8 @@ import opensearchpy
 
 from colbert_rerank.errors import InputError, OpenSearchError, UsageError
 from colbert_rerank.id_set import IdSet
-from colbert_rerank.opensearch import IndexInfo, origin_of, resolve_index, server_url, translated
+from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
+from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import WRITE, Retry, with_retry
 from colbert_rerank.types import Document, Origin
 from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
@@ -50,7 +51,7 @@ class OpenSearchSource:
             raise UsageError(f"a page holds 1 to 10000 documents, not {page_docs}")
         self._client = client
         self._index = index
-        self._indices = {info.name: info for info in resolve_index(client, index)}
+        self._indices = {info.name: info for info in resolve_readable(client, index)}
         if len(self._indices) > 1 and not qualified_ids:
             raise UsageError(
                 f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
@@ -102,7 +103,7 @@ class OpenSearchSource:
                         snapshot.close()
                         snapshot = self._open()
                         seen.resumed = True
-                        if origin_of(resolve_index(self._client, self._index)) != self.origin:
+                        if origin_of(resolve_readable(self._client, self._index)) != self.origin:
                             raise OpenSearchError(
                                 f"{self._index!r} was replaced while it was read; read it again"
                             ) from error

@@ -20,7 +20,7 @@ def test_every_text_field_is_searchable_and_copied_into_contents() -> None:
     assert mapping["properties"]["title"] == mapping["properties"]["text"] == text
     assert mapping["properties"]["author"] == {"properties": {"name": text}}
     assert mapping["properties"]["contents"] == {"type": "text", "analyzer": "german"}
-    assert mapping["properties"]["doc_id"] == {"type": "keyword"}
+    assert mapping["properties"]["doc_id"] == {"type": "keyword", "meta": {"colbert_rerank": "1"}}
     assert mapping["dynamic"] is False
     assert text_fields_of(mapping) == ("title", "text", "author.name")
 

@@ -148,6 +148,12 @@ class OpenSearchNode:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work = None
 
+    def kill(self) -> None:
+        """End the node as a crash or a power cut would: it can do nothing more."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
