@@ -8,14 +8,14 @@ from __future__ import annotations
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
 from colbert_rerank.store import Store
-from colbert_rerank.types import Candidates, Origin
+from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
 
 SAMPLE = 20
 # A copy may have moved on a little since it was made; an unrelated index shares next to no text.
 ENOUGH = 16
 
 
-def check_origin(store: Store, candidates: Candidates, *, allow_other_index: bool = False) -> None:
+def check_origin(store: Store, candidates: Index, *, allow_other_index: bool = False) -> None:
     """Refuse candidates from an index that the store was not made from. A run file names no index and passes.
 
     ``allow_other_index`` accepts a reindexed copy: of 20 documents drawn evenly from the store, at least 16 must be in
@@ -29,14 +29,22 @@ def check_origin(store: Store, candidates: Candidates, *, allow_other_index: boo
             f"{store.folder}: made from {named(ours)}, but the candidates come from {named(theirs)}. Ids of one mean "
             "nothing in the other. If it is a reindexed copy of the same documents, pass --allow-other-index"
         )
+    check_copy(store, candidates)
+
+
+def check_copy(store: Store, index: Index) -> None:
+    """Refuse an index that is no copy of the one the store was made from, by 20 sampled documents.
+
+    Raises StoreMismatchError.
+    """
     ids = _sample(store)
     stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
     recipe = store.manifest.recipe
-    equal = sum(stored[d.doc_id] == content_hash(recipe.text(d.fields)) for d in candidates.fetch(ids))
+    equal = sum(stored[d.doc_id] == content_hash(recipe.text(d.fields)) for d in index.fetch(ids))
     if equal * SAMPLE < ENOUGH * len(ids):
         raise StoreMismatchError(
-            f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(theirs)} with the text they "
-            "were encoded from: this is not a copy of the index the store was made from"
+            f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(index.origin)} with the text "
+            "they were encoded from: this is not a copy of the index the store was made from"
         )
 
 
@@ -48,7 +56,8 @@ def same(a: Origin, b: Origin) -> bool:
 def named(origin: Origin | None) -> str:
     if origin is None:
         return "no index"
-    kind = {"opensearch": "OpenSearch index", "bm25": "BM25 index"}.get(origin.kind, origin.kind)
+    kinds = {OPENSEARCH: "OpenSearch index", QUALIFIED: "OpenSearch index (ids INDEX/ID)", BM25: "BM25 index"}
+    kind = kinds.get(origin.kind, origin.kind)
     return f"{kind} {origin.name!r} (uuid {origin.uuid})"
 
 

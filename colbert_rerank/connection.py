@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from colbert_rerank.errors import UsageError
 
+_NO_HOST = re.compile(r"[\s%<>\"{}|^`\\]")
 ENVIRONMENT = "COLBERT_RERANK_OPENSEARCH_"
 
 
@@ -28,7 +30,6 @@ class Connection:
     ca_file: str = ""
     verify: bool = True
     aws_region: str = ""
-    aws_service: str = "es"
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
@@ -72,7 +73,6 @@ class Connection:
         ca_file: str | Path = "",
         verify: bool = True,
         aws_region: str = "",
-        aws_service: str = "es",
         timeout: float = 60.0,
         environ: Mapping[str, str] = os.environ,
     ) -> Connection:
@@ -98,7 +98,6 @@ class Connection:
             ca_file=str(ca_file),
             verify=verify,
             aws_region=aws_region,
-            aws_service=aws_service,
             timeout=timeout,
         )
 
@@ -111,7 +110,7 @@ def _split_url(url: str) -> tuple[str, str, str]:
         host, port = parts.hostname, parts.port
     except ValueError:  # its message could show a password
         raise UsageError(f"the OpenSearch URL cannot be read; {example}, special characters percent-encoded") from None
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not host or _NO_HOST.search(host):
         raise UsageError(f"the OpenSearch URL must begin with http:// or https:// and name a host; {example}")
     if parts.query or parts.fragment:
         raise UsageError(f"the OpenSearch URL must end before any ? or #; {example}")

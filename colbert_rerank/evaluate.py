@@ -12,6 +12,7 @@ from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.trec import as_trec_eval_ranks
 from colbert_rerank.types import Qrel, ScoredDoc
 
+QUERIES_AT_ONCE = 100
 # Spaces and commas stand between measures, save within the brackets of one: "RR(rel=2)@10, nDCG(dcg='exp-log2')@10".
 _SEPARATOR = re.compile(r"[\s,]+(?![^()]*\))")
 
@@ -49,40 +50,71 @@ def evaluate_queries(run: Iterable[ScoredDoc], qrels: Iterable[Qrel], measures: 
     Raises UsageError for a measure that cannot be computed, InputError where there are no judgements or none of the
     run's queries is judged.
     """
-    import ir_measures
-
-    parsed = [_measure(name) for name in measures]
-    judged = [ir_measures.Qrel(qrel.query_id, qrel.doc_id, qrel.relevance) for qrel in qrels]
-    if not judged:
-        raise InputError("there are no judgements to evaluate against")
-    ranked = _ranked(run, {qrel.query_id for qrel in judged})
-    try:
-        mean, values = ir_measures.calc(parsed, judged, ranked)
-    except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
-        raise UsageError(f"ir-measures cannot compute {', '.join(map(str, parsed))}: {error}") from error
-    per_query: dict[str, dict[str, float]] = {str(measure): {} for measure in parsed}
-    for value in sorted(values, key=lambda value: str(value.query_id)):
-        per_query[str(value.measure)][value.query_id] = float(value.value)
-    return Evaluation({str(measure): float(mean[measure]) for measure in parsed}, per_query)
-
-
-def _ranked(run: Iterable[ScoredDoc], judged_queries: set[str]) -> list[Any]:
-    """ir-measures rows in trec_eval's order, with scores n, n - 1, .. 1: no provider has a tie left to break."""
-    import ir_measures
-
+    evaluator = Evaluator(qrels, measures)
     by_query: dict[str, list[ScoredDoc]] = {}
-    has_rows = False
     for row in run:
-        has_rows = True
-        if row.query_id in judged_queries:
-            by_query.setdefault(row.query_id, []).append(row)
-    if has_rows and not by_query:
-        raise InputError("the run and the judgements have no query in common. Check that both are of the same topics")
-    return [
-        ir_measures.ScoredDoc(query_id, row.doc_id, float(len(rows) - i))
-        for query_id, rows in by_query.items()
-        for i, row in enumerate(as_trec_eval_ranks(rows))
-    ]
+        by_query.setdefault(row.query_id, []).append(row)
+    for rows in by_query.values():
+        evaluator.add(rows)
+    return evaluator.result()
+
+
+class Evaluator:
+    """`evaluate_queries`, query by query: of a run of millions of rows only the figures are kept."""
+
+    def __init__(self, qrels: Iterable[Qrel], measures: Sequence[str]) -> None:
+        self._measures = [_measure(name) for name in measures]
+        self._qrels: dict[str, list[Qrel]] = {}
+        for qrel in qrels:
+            self._qrels.setdefault(qrel.query_id, []).append(qrel)
+        if not self._qrels:
+            raise InputError("there are no judgements to evaluate against")
+        self._values: dict[str, dict[str, float]] = {str(measure): {} for measure in self._measures}
+        self._waiting: dict[str, list[ScoredDoc]] = {}
+        self._has_rows = False
+
+    def add(self, rows: Sequence[ScoredDoc]) -> None:
+        """Take all rows of one query, in any order."""
+        self._has_rows = self._has_rows or bool(rows)
+        if rows and rows[0].query_id in self._qrels:
+            self._waiting[rows[0].query_id] = list(rows)
+        if len(self._waiting) == QUERIES_AT_ONCE:
+            self._compute(self._waiting)
+            self._waiting = {}
+
+    def result(self) -> Evaluation:
+        """The measures over all judged queries; those that were not added have empty rankings."""
+        some = next(iter(self._values.values()))
+        if self._has_rows and not some and not self._waiting:
+            raise InputError(
+                "the run and the judgements have no query in common. Check that both are of the same topics"
+            )
+        missing = [query_id for query_id in self._qrels if query_id not in some and query_id not in self._waiting]
+        self._compute(self._waiting | {query_id: [] for query_id in missing})
+        per_query = {name: dict(sorted(values.items())) for name, values in self._values.items()}
+        mean = {}
+        for measure in self._measures:
+            total = measure.aggregator()
+            for value in per_query[str(measure)].values():
+                total.add(value)
+            mean[str(measure)] = float(total.result())
+        return Evaluation(mean, per_query)
+
+    def _compute(self, rankings: Mapping[str, Sequence[ScoredDoc]]) -> None:
+        import ir_measures
+
+        qrels = [ir_measures.Qrel(*qrel) for query_id in rankings for qrel in self._qrels[query_id]]
+        # In trec_eval's order, with scores n, n - 1, .. 1: no provider has a tie left to break.
+        run = [
+            ir_measures.ScoredDoc(query_id, row.doc_id, float(len(rows) - i))
+            for query_id, rows in rankings.items()
+            for i, row in enumerate(as_trec_eval_ranks(rows))
+        ]
+        try:
+            for value in ir_measures.iter_calc(self._measures, qrels, run):
+                self._values[str(value.measure)][value.query_id] = float(value.value)
+        except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
+            raise UsageError(f"ir-measures cannot compute {', '.join(map(str, self._measures))}: {error}") from error
 
 
 def _measure(name: str) -> Any:

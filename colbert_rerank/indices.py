@@ -10,7 +10,7 @@ import opensearchpy
 from colbert_rerank.errors import IndexNotFoundError, OpenSearchAuthError, OpenSearchError, UsageError
 from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import with_retry
-from colbert_rerank.types import Origin
+from colbert_rerank.types import OPENSEARCH, QUALIFIED, Origin
 from mappings import mapping_of_fields
 
 # A field that no index has: to sort by it is refused, in a message that names each index and its UUID.
@@ -72,9 +72,11 @@ def resolve_readable(client: opensearchpy.OpenSearch, name: str) -> list[IndexIn
         ]
 
 
-def origin_of(indices: Sequence[IndexInfo]) -> Origin:
+def origin_of(indices: Sequence[IndexInfo], *, qualified: bool = False) -> Origin:
     """What a store records to know these indices again; several are joined by commas, in name order."""
-    return Origin("opensearch", ",".join(i.name for i in indices), ",".join(i.uuid for i in indices))
+    return Origin(
+        QUALIFIED if qualified else OPENSEARCH, ",".join(i.name for i in indices), ",".join(i.uuid for i in indices)
+    )
 
 
 def _uuids(client: opensearchpy.OpenSearch, name: str) -> dict[str, str]:

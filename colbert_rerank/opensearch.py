@@ -20,7 +20,7 @@ from colbert_rerank.errors import (
     OpenSearchError,
     OpenSearchUnreachableError,
 )
-from colbert_rerank.retry import BUSY_STATUS, Retry, parse_retry_after, with_retry
+from colbert_rerank.retry import BUSY_STATUS, parse_retry_after, with_retry
 
 LOWEST_VERSION = (2, 11)
 
@@ -148,8 +148,7 @@ def check_server(client: opensearchpy.OpenSearch) -> Server:
     """
     try:
         with translated(client):
-            # Only a busy server is asked again: a wrong URL should be reported at once.
-            answer = with_retry(lambda: client.info(), Retry(1, 0, 0))
+            answer = with_retry(lambda: client.info(), unreachable=False)
     except OpenSearchAuthError as error:
         if error.__cause__ is not None and getattr(error.__cause__, "status_code", 0) == 403:
             _log.info("%s does not tell this user its version", server_url(client))
@@ -202,6 +201,8 @@ def translate(error: opensearchpy.TransportError, url: str, index: str = "") -> 
     if isinstance(error, opensearchpy.ConnectionTimeout):
         return OpenSearchUnreachableError(f"{url}: no answer in time; raise the timeout, or look at the server's load")
     if isinstance(error, opensearchpy.ConnectionError):
+        if type(error.info).__module__.startswith("botocore"):  # from where requests are signed
+            return OpenSearchAuthError(f"{url}: the request could not be signed: {_first_line(error.error)}")
         hint = "if it speaks TLS, write https://" if url.startswith("http://") else "if it speaks no TLS, write http://"
         return OpenSearchUnreachableError(
             f"{url}: cannot reach OpenSearch ({_first_line(error.error)}); check that it runs and that the URL is "
@@ -220,14 +221,18 @@ def translate(error: opensearchpy.TransportError, url: str, index: str = "") -> 
 def _aws_signer(connection: Connection) -> Any:
     try:
         import boto3
+        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise MissingDependencyError(
             "AWS signatures need boto3; install it with: pip install 'colbert-rerank[aws]'"
         ) from error
-    credentials = boto3.Session().get_credentials()
+    try:
+        credentials = boto3.Session().get_credentials()
+    except BotoCoreError as error:
+        raise OpenSearchAuthError(f"{connection.url}: no AWS credentials: {error}") from error
     if credentials is None:
         raise OpenSearchAuthError(f"{connection.url}: no AWS credentials found; see boto3's list of where it looks")
-    return opensearchpy.Urllib3AWSV4SignerAuth(credentials, connection.aws_region, connection.aws_service)
+    return opensearchpy.Urllib3AWSV4SignerAuth(credentials, connection.aws_region)
 
 
 def _version(number: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank import identity
+from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, MissingVectorsError, NonFiniteError, UsageError
-from colbert_rerank.maxsim import packed
+from colbert_rerank.maxsim import maxsim, packed
 from colbert_rerank.store import Gathered, Store
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 
@@ -29,6 +30,7 @@ DECIMALS = 6
 # Below the lowest scored document, in first-stage order: finite, and apart at the printed precision.
 UNSCORED_GAP = 1.0
 UNSCORED_STEP = 0.001
+TIMES_KEPT = 100_000  # of each stage; a re-ranker may live for months
 
 Missing = Literal["first_stage", "encode", "drop", "error"]
 Fetch = Callable[[Sequence[str]], Iterable[Document]]
@@ -52,10 +54,11 @@ class Report:
     scored: int = 0
     truncated_queries: int = 0
     missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # stage -> one entry a query
+    seconds: dict[str, deque[float]] = field(default_factory=dict)  # stage -> the last queries' times
 
-    def median_ms(self) -> dict[str, float]:
-        return {stage: 1000 * statistics.median(times) for stage, times in self.seconds.items() if times}
+    def mean_ms(self) -> dict[str, float]:
+        """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""
+        return {stage: 1000 * statistics.fmean(times) for stage, times in self.seconds.items() if times}
 
 
 class Reranker:
@@ -99,12 +102,21 @@ class Reranker:
     ) -> list[ScoredDoc]:
         """Order ``candidates``, (document id, first-stage score) in first-stage order, by MaxSim with ``query``.
 
-        Returns them best first, with finite scores. Raises InputError for an empty query or a candidate given twice.
+        Returns them best first, with finite scores. That they come from the index the store was made from is for the
+        caller to know (`check_origin` compares the two). Raises InputError for an empty query or a candidate given
+        twice.
         """
         return self._rank(Query("", query), [ScoredDoc("", d, s) for d, s in candidates], fetch)
 
-    def run(self, queries: Sequence[Query], candidates: Candidates, k: int) -> Iterator[Ranking]:
-        """Re-rank the first stage's top ``k`` of each query, in order. Raises as `rerank` does."""
+    def run(
+        self, queries: Sequence[Query], candidates: Candidates, k: int, *, allow_other_index: bool = False
+    ) -> Iterator[Ranking]:
+        """Re-rank the first stage's top ``k`` of each query, in order.
+
+        Raises as `rerank` does, and StoreMismatchError, before anything is searched, where the candidates come from
+        another index than the store was made from; ``allow_other_index`` accepts a reindexed copy (`check_origin`).
+        """
+        check_origin(self.store, candidates, allow_other_index=allow_other_index)
         for query in queries:
             _check_text(query)
         found = candidates.search(queries, k)
@@ -170,8 +182,8 @@ class Reranker:
             for i in unscored.tolist():
                 if ids[i] in encoded:
                     matrix = encoded[ids[i]]
-                    one = Gathered(np.ones(1, bool), matrix, np.array([0, len(matrix)]))
-                    scores[i] = self._maxsim(Q, one, [ids[i]])[0]
+                    device = str(self.encoder.device)
+                    scores[i] = maxsim(Q, matrix, [0, len(matrix)], device=device, doc_ids=[ids[i]])[0]
             self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
         left = int(np.isneginf(scores).sum())
         self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
@@ -206,7 +218,7 @@ class Reranker:
         return ranked
 
     def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.report.seconds.setdefault(stage, []))
+        return _Timer(self.report.seconds.setdefault(stage, deque(maxlen=TIMES_KEPT)))
 
 
 def rounded_score(score: float) -> float:
@@ -218,7 +230,7 @@ def rounded_score(score: float) -> float:
 
 
 class _Timer:
-    def __init__(self, times: list[float]) -> None:
+    def __init__(self, times: deque[float]) -> None:
         self._times = times
 
     def __enter__(self) -> None:

@@ -31,17 +31,24 @@ READ = Retry(attempts=5, base=0.2, cap=5.0)
 WRITE = Retry(attempts=9, base=0.5, cap=30.0)  # about a minute: a node that restarts is back by then
 
 
-def with_retry(action: Callable[[], _T], retry: Retry = READ, *, pause: Callable[[float], object] = time.sleep) -> _T:
+def with_retry(
+    action: Callable[[], _T],
+    retry: Retry = READ,
+    *,
+    pause: Callable[[float], object] = time.sleep,
+    unreachable: bool = True,
+) -> _T:
     """Call ``action``; where OpenSearch is busy (429, 502, 503, 504) or cannot be reached, pause and call it again.
 
-    The last failure is raised as it came. ``action`` must be safe to repeat.
+    With ``unreachable`` false a server that cannot be reached is not asked again: its URL may be wrong. The last
+    failure is raised as it came. ``action`` must be safe to repeat.
     """
     for attempt in range(retry.attempts - 1):
         try:
             return action()
         except opensearchpy.TransportError as error:
             wait = pause_after(error, attempt, retry)
-            if wait is None:
+            if wait is None or (isinstance(error, opensearchpy.ConnectionError) and not unreachable):
                 raise
             _log.info("OpenSearch is busy or away (%s), asking again in %.1f s", error.status_code, wait)
             pause(wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
 import itertools
 import json
 import math
@@ -24,7 +25,12 @@ _QUERY_ID_FIELDS = ("_id", "id", "query_id", "qid")
 _QUERY_TEXT_FIELDS = ("text", "query")
 _BEIR_QRELS_HEADER = ("query-id", "corpus-id", "score")
 _TOP = re.compile(r"</?top>", re.IGNORECASE)
-_TOPIC_TAG = re.compile(r"<(/?)([a-z][\w-]*)[^>]*>", re.IGNORECASE)
+# A field ends at a tag of TREC's topics, or at any that begins a line: "<stdio.h>" and "x <b" within one are text.
+_TOPIC_TAG = re.compile(
+    r"<(/?)(num|dom|title|desc|description|smry|narr|narrative|con|fac|def|nat|time)>"
+    r"|^[ \t]*<(/?)([a-z][\w-]*)(?:\s[^<>]*)?>",
+    re.IGNORECASE | re.MULTILINE,
+)
 _LABELS = {"num": re.compile(r"^\s*Number\s*:", re.IGNORECASE), "title": re.compile(r"^\s*Topic\s*:", re.IGNORECASE)}
 # What C's isspace() takes, and so trec_eval; str.split() would also split at U+00A0 and its like within an id.
 _BLANKS = re.compile(r"[ \t\n\r\v\f]+")
@@ -84,12 +90,14 @@ def read_qrels(path: str) -> Iterator[Qrel]:
             is_beir = tuple(line.split("\t")) == _BEIR_QRELS_HEADER
             if is_beir:
                 continue
-        cells = line.split("\t") if is_beir else _columns(line)
+        cells = [cell.strip() for cell in line.split("\t")] if is_beir else _columns(line)
         expected = _BEIR_QRELS_HEADER if is_beir else ("query", "iteration", "document", "relevance")
         if len(cells) != len(expected):
             message = f"{len(cells)} columns, expected {len(expected)}: {' '.join(expected)}"
             raise InputError(message, where=where)
         query_id, doc_id, grade = cells[0], cells[-2], cells[-1]
+        if not query_id or not doc_id:
+            raise InputError(f"an empty {'document' if query_id else 'query'} id", where=where)
         if not re.fullmatch(r"[+-]?[0-9]+", grade):
             raise InputError(f"the relevance {grade!r} is not a whole number", where=where)
         if not seen.add(f"{query_id}\0{doc_id}"):
@@ -128,7 +136,7 @@ def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:
     """Write a TREC run and return its number of rows. Ranks are from 1, scores have six decimals.
 
     Rows come grouped by query, best first. The file appears under its name when it is whole; where anything fails,
-    ``path`` is as it was before. ``-`` is stdout.
+    ``path`` is as it was before. ``-`` is stdout; a pipe or a device is written to as it is.
 
     Raises UsageError for a tag, an id or an order that a run cannot hold and for a path that cannot be written;
     NonFiniteError for a score; StoreWriteError where the disk is full or failing.
@@ -136,10 +144,13 @@ def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:
     if problem := _id_problem(tag, "run tag"):
         raise UsageError(problem)
     if path == STDIN:
-        return _write_rows(rows, sys.stdout, tag, "<stdout>")
-    target = Path(path)
+        return _write_rows(rows, _stdout(), tag, "<stdout>")
+    target = Path(path).resolve()  # a link stays, and what it points to is replaced
     if target.is_dir():
         raise UsageError(f"cannot write the run to {path}: it is a folder")
+    if target.exists() and not target.is_file():
+        with _disk_errors(path), target.open("w", encoding="utf-8", newline="\n") as out:
+            return _write_rows(rows, out, tag, path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         file = partial.open("w", encoding="utf-8", newline="\n")
@@ -169,6 +180,13 @@ def as_trec_eval_ranks(rows: Iterable[ScoredDoc]) -> list[ScoredDoc]:
     single = array("f", [row.score for row in listed])
     order = sorted(range(len(listed)), key=lambda i: (single[i], listed[i].doc_id), reverse=True)
     return [listed[i] for i in order]
+
+
+def _stdout() -> TextIO:
+    """Standard output, of the same bytes wherever it is: a locale's encoding would be another in another place."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+    return sys.stdout
 
 
 def _write_rows(rows: Iterable[ScoredDoc], file: TextIO, tag: str, path: str) -> int:
@@ -297,8 +315,8 @@ def _sgml_topic(body: str, where: str) -> Query:
     fields: dict[str, str] = {}
     tags = list(_TOPIC_TAG.finditer(body))
     for tag, following in itertools.zip_longest(tags, tags[1:]):
-        field = tag.group(2).lower()
-        if tag.group(1) or field not in _LABELS:
+        field = (tag[2] or tag[4]).lower()
+        if tag[1] or tag[3] or field not in _LABELS:
             continue
         if field in fields:
             raise InputError(f"two <{field}> in one <top>", where=where)

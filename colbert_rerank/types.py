@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Document(NamedTuple):
@@ -37,10 +37,16 @@ class Qrel(NamedTuple):
     relevance: int
 
 
+OPENSEARCH = "opensearch"
+QUALIFIED = "opensearch, ids INDEX/ID"
+BM25 = "bm25"
+
+
 class Origin(NamedTuple):
     """The index that documents or candidates come from: ids mean nothing without it.
 
-    ``kind`` is ``"opensearch"`` or ``"bm25"`` (embedded); ``uuid`` changes when an index is deleted and made again.
+    ``kind`` is `OPENSEARCH`, `QUALIFIED` (the same, read under qualified ids) or `BM25` (embedded); ``uuid`` changes
+    when an index is deleted and made again.
     """
 
     kind: str
@@ -48,18 +54,23 @@ class Origin(NamedTuple):
     uuid: str
 
 
-class Candidates(Protocol):
-    """A first stage: what every source of candidates offers to the re-ranker."""
+@runtime_checkable
+class Index(Protocol):
+    """Documents by id, in an index that is known."""
 
     @property
     def origin(self) -> Origin | None:
-        """The index the candidates come from; ``None`` where nothing names one (a run file)."""
-        ...
-
-    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
-        """Yield, for each query in order, at most ``k`` documents in first-stage order (score falling, then id)."""
+        """Which index it is; ``None`` where nothing names one (a run file)."""
         ...
 
     def fetch(self, doc_ids: Sequence[str]) -> Iterable[Document]:
         """The documents with these ids, in any order; ids the index does not hold are left out."""
+        ...
+
+
+class Candidates(Index, Protocol):
+    """A first stage: what every source of candidates offers to the re-ranker."""
+
+    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        """Yield, for each query in order, at most ``k`` documents in first-stage order (score falling, then id)."""
         ...

@@ -18,8 +18,7 @@ from colbert_rerank.errors import BulkError, BulkFailure, OpenSearchAuthError, O
 from colbert_rerank.indices import origin_of, resolve_index
 from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, WRITE, Retry, backoff, with_retry
-
-MOST_FAILURES = 10_000  # beyond it the fault is not in single documents, and the list would fill the memory
+from ingest.failures import check_failures
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +62,15 @@ class BulkIndexer:
         self._chunk_docs = chunk_docs
         self._window = window
         self._retry = retry
+        self._stopped = False
+        self._stop = threading.Event()
+        self._done: queue.SimpleQueue[_Outcome | Exception] = queue.SimpleQueue()
+
+    def stop(self) -> None:
+        """Give up, from another thread, for good: a call that is writing raises within a second or so."""
+        self._stopped = True
+        self._stop.set()
+        self._done.put(_StoppedError())
 
     def index(self, docs: Iterable[tuple[str, Mapping[str, object]]]) -> int:
         """Index (id, body) pairs, replacing what stands under these ids; returns how many were indexed.
@@ -95,8 +103,10 @@ class BulkIndexer:
 
     def _run(self, actions: Iterator[_Action]) -> int:
         todo: queue.SimpleQueue[list[_Action] | None] = queue.SimpleQueue()
-        done: queue.SimpleQueue[_Outcome | Exception] = queue.SimpleQueue()
-        stop = threading.Event()
+        done = self._done = queue.SimpleQueue()
+        stop = self._stop = threading.Event()
+        if self._stopped:
+            raise _StoppedError
         # Daemons, not an executor: its threads would hold up Ctrl-C until the last request has ended.
         workers = [
             threading.Thread(target=self._work, args=(todo, done, stop), daemon=True, name=f"bulk-{number}")
@@ -118,6 +128,8 @@ class BulkIndexer:
                 total += _collect(done, failures)
                 in_flight -= 1
             patience = 5.0
+        except _StoppedError:
+            raise
         except Exception:
             patience = 5.0  # so that nothing is written any more once the error is out
             if failures:
@@ -229,12 +241,7 @@ def _collect(done: queue.SimpleQueue[_Outcome | Exception], failures: list[BulkF
     if isinstance(outcome, Exception):
         raise outcome
     failures.extend(outcome.failures)
-    if len(failures) > MOST_FAILURES:
-        first = failures[0]
-        raise OpenSearchError(
-            f"OpenSearch refused more than {MOST_FAILURES} documents, so ingest stopped; the first was "
-            f"{first.doc_id!r}: {first.status} {first.reason}"
-        )
+    check_failures(failures)
     return outcome.done
 
 

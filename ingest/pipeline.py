@@ -13,21 +13,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError
-from colbert_rerank.recipe import Recipe, content_hash
+from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
-from colbert_rerank.store.unit import Unit
-from colbert_rerank.types import Document, Origin
+from colbert_rerank.store.unit import UNKNOWN, Unit
+from colbert_rerank.types import Document, Index, Origin
+from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, Posting
 from ingest.validation import InputReport, validated
 
@@ -46,6 +48,7 @@ class IngestReport:
     rows: int = 0  # token vectors of the documents encoded
     truncated: int = 0
     unchanged: int = 0
+    updated: int = 0  # of the same text, with other fields: posted, not encoded
     posted: int = 0
     owed: int = 0  # stored before, not known to be in the index, and not among the documents of this ingest so far
     refused: list[BulkFailure] = field(default_factory=list)
@@ -61,16 +64,23 @@ class IngestReport:
 
 
 class _Read(NamedTuple):
+    """A document to store and to post. ``rows`` is -1, or how many vectors the store has of the same text already."""
+
     document: Document
     text: str
     hash: bytes
-    tokens: Tokens
+    fields_hash: bytes
+    rows: int
 
 
 class _Work(NamedTuple):
-    """One unit of work: documents to encode, and documents that are stored but not known to be in the index."""
+    """One unit of work: documents to store, and documents that are stored but not known to be in the index.
+
+    ``tokens`` has an entry for each of ``new``, ``None`` where the vectors are there.
+    """
 
     new: list[_Read]
+    tokens: list[Tokens | None]
     again: list[Posting]
 
 
@@ -82,34 +92,38 @@ def ingest(
     recipe: Recipe,
     report: IngestReport,
     first_stage: FirstStage | None = None,
-    origin: Origin | None = None,
+    index: Index | None = None,
     dtype: str = "float16",
     allow_other_index: bool = False,
     progress: Callable[[IngestReport], None] = lambda report: None,
 ) -> Manifest:
     """Ingest ``documents`` into the store in ``folder`` and into a first stage's index; return the store's manifest.
 
-    ``first_stage`` is the index to fill; ``origin`` instead names the index that the documents are read from, which is
-    their first stage already. With neither, the BM25 index beside the store is filled.
+    ``first_stage`` is the index to fill; ``index`` instead is the one that the documents are read from, which is their
+    first stage already. With neither, the BM25 index beside the store is filled.
 
-    Raises StoreMismatchError where the store was made with another model, recipe, dtype or index; StoreWriteError;
-    InputError under ``on_error="stop"``, with everything before it stored; BulkError, at the end, where the
-    first stage refused documents.
+    Raises StoreMismatchError where the store was made with another model, recipe, dtype or index, and where a new one
+    is to fill an index that is not empty. ``allow_other_index`` accepts that, and another index that is empty or a copy
+    (`check_copy`). Raises StoreWriteError; InputError under ``on_error="stop"``, with everything before it stored;
+    BulkError, at the end, where the first stage refused documents.
     """
-    belongs_to = first_stage.origin if first_stage else origin
-    with writing(folder, new_manifest(encoder, recipe, dtype, belongs_to)) as writer:
-        _check_store(writer, encoder, recipe, dtype, belongs_to, allow_other_index)
-        if belongs_to is None:
+    origin = first_stage.origin if first_stage else index.origin if index else None
+    with writing(folder, new_manifest(encoder, recipe, dtype, origin)) as writer:
+        _check_identity(writer, encoder, recipe, dtype)
+        _check_index(writer, origin, first_stage, index, allow_other_index)
+        if origin is None:
             first_stage = Bm25FirstStage(_bm25_beside(writer))
         writer.begin()
         _encode_all(validated(documents, recipe, report.input), writer, encoder, first_stage, report, progress)
         if first_stage:
             with report.timed("post"):
                 first_stage.finish()
+                if report.owed:
+                    report.owed = _owed(Store(writer.folder, writer.manifest), first_stage)
         if not report.refused and not report.owed:
             writer.mark_posted()
         with report.timed("write"):
-            writer.finish()
+            writer.finish(complete=not report.owed)
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest
@@ -124,10 +138,22 @@ def _bm25_beside(writer: StoreWriter) -> Bm25Index:
     return index
 
 
-def _unposted(store: Store) -> int:
-    """How many live documents are in segments that are not known to be in the first stage's index."""
+def _unposted(store: Store) -> npt.NDArray[np.bool_]:
+    """Which live documents are in segments that are not known to be in the first stage's index."""
     numbers = [number for number, segment in enumerate(store.segments) if not segment.entry.posted]
-    return int(np.isin(store.index.columns[layout.SEGMENT_NUMBERS], numbers).sum())
+    return np.isin(store.index.columns[layout.SEGMENT_NUMBERS], numbers)
+
+
+def _owed(store: Store, first_stage: FirstStage) -> int:
+    """How many of those documents the index does not hold as they were ingested, by asking it for them."""
+    ids = list(compress(store.index.ids(), _unposted(store)))
+    recipe = store.manifest.recipe
+    held = {
+        d.doc_id: (content_hash(recipe.text(d.fields)), fields_hash(d.doc_id, d.fields)) for d in first_stage.fetch(ids)
+    }
+    return sum(
+        held.get(i) != (s.content_hash, s.fields_hash) for i, s in zip(ids, store.describe(ids), strict=True) if s
+    )
 
 
 def new_manifest(encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None) -> Manifest:
@@ -162,17 +188,26 @@ def _encode_all(
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
     limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
-    report.owed = _unposted(before)
+    report.owed = int(_unposted(before).sum())
     sealing: Future[None] | None = None
+    hashed = first_stage is not None
     # Leaving the block, by an error too, waits for the unit in the background: what was encoded is kept.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal") as background:
         try:
-            for work in _works(documents, before, encoder, limit, report, progress):
+            for work in _works(documents, before, encoder, limit, hashed, report, progress):
                 unit = writer.unit()
                 with report.timed("encode"):
-                    matrices = encoder.encode_tokens([r.tokens for r in work.new], unit.dtype, encoded)
-                for (document, _, digest, _), matrix in zip(work.new, matrices, strict=True):
-                    unit.add(document.doc_id, matrix, digest, document.seq_no, document.primary_term)
+                    matrices = iter(encoder.encode_tokens([t for t in work.tokens if t], unit.dtype, encoded))
+                kept = iter(_stored(before, [r.document.doc_id for r in work.new if r.rows >= 0]))
+                for document, _, digest, fields_digest, rows in work.new:
+                    unit.add(
+                        document.doc_id,
+                        next(matrices if rows < 0 else kept),
+                        digest,
+                        fields_hash=fields_digest,
+                        seq_no=document.seq_no,
+                        primary_term=document.primary_term,
+                    )
                 if sealing:
                     sealing.result()
                 postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
@@ -180,6 +215,10 @@ def _encode_all(
         except InputError:
             if sealing:
                 sealing.result()  # that what came before could not be stored is the graver error
+            raise
+        except KeyboardInterrupt:
+            if first_stage:
+                first_stage.stop()  # what is left to post is posted when the ingest is started again
             raise
     if sealing:
         sealing.result()
@@ -200,6 +239,7 @@ def _seal(
             first_stage.post(postings, writer.manifest.content)
         except BulkError as error:
             report.refused.extend(error.failures)
+            check_failures(report.refused)
             report.posted += len(postings) - len(error.failures)
             return
     report.posted += len(postings)
@@ -212,14 +252,15 @@ def _works(
     before: Store,
     encoder: Encoder,
     limit: int,
+    hashed: bool,
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> Iterator[_Work]:
-    """Group documents into units of at most ``limit`` tokens to encode, leaving out what is stored with the same text.
+    """Group documents into units of at most ``limit`` tokens, leaving out what is stored as it is.
 
     An input error ends the unit at hand first and is raised then, so that nothing before it is lost.
     """
-    work, tokens = _Work([], []), 0
+    work, tokens = _Work([], [], []), 0
     broken: InputError | None = None
     while not broken:
         chunk: list[tuple[Document, str]] = []
@@ -230,19 +271,22 @@ def _works(
             broken = error
         if not chunk:
             break
-        fresh = _sift(chunk, before, work.again, report)
+        fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
-            ready = encoder.tokenize_documents([text for _, text, _ in fresh])
-        for (document, text, digest), one in zip(fresh, ready, strict=True):
-            if work.new and tokens + len(one.ids) > limit:
+            ready = iter(encoder.tokenize_documents([read.text for read in fresh if read.rows < 0]))
+        for read in fresh:
+            one = next(ready) if read.rows < 0 else None
+            size = len(one.ids) if one else read.rows
+            if work.new and tokens + size > limit:
                 yield work
-                work, tokens = _Work([], []), 0
-            work.new.append(_Read(document, text, digest, one))
-            tokens += len(one.ids)
-            report.truncated += one.truncated > 0
+                work, tokens = _Work([], [], []), 0
+            work.new.append(read)
+            work.tokens.append(one)
+            tokens += size
+            report.truncated += one is not None and one.truncated > 0
         if len(work.again) >= POST_AHEAD:
             yield work
-            work, tokens = _Work([], []), 0
+            work, tokens = _Work([], [], []), 0
         progress(report)
     if work.new or work.again:
         yield work
@@ -251,17 +295,22 @@ def _works(
 
 
 def _sift(
-    chunk: Sequence[tuple[Document, str]], before: Store, again: list[Posting], report: IngestReport
-) -> list[tuple[Document, str, bytes]]:
-    """The documents to encode: new ones, and those whose text has changed."""
+    chunk: Sequence[tuple[Document, str]], before: Store, hashed: bool, again: list[Posting], report: IngestReport
+) -> list[_Read]:
+    """The documents to store: new ones, and those whose text has changed, or (where ``hashed``) another field."""
     fresh = []
     stored = before.describe([document.doc_id for document, _ in chunk])
     for (document, text), known in zip(chunk, stored, strict=True):
         digest = content_hash(text)
         if known and not known.posted:
             report.owed -= 1
+        fields_digest = fields_hash(document.doc_id, document.fields) if hashed else UNKNOWN
         if known is None or known.content_hash != digest:
-            fresh.append((document, text, digest))
+            fresh.append(_Read(document, text, digest, fields_digest, -1))
+            continue
+        if hashed and known.fields_hash != fields_digest:
+            report.updated += 1
+            fresh.append(_Read(document, text, digest, fields_digest, known.rows))
             continue
         report.unchanged += 1
         if not known.posted:
@@ -269,14 +318,13 @@ def _sift(
     return fresh
 
 
-def _check_store(
-    writer: StoreWriter,
-    encoder: Encoder,
-    recipe: Recipe,
-    dtype: str,
-    origin: Origin | None,
-    allow_other_index: bool,
-) -> None:
+def _stored(store: Store, doc_ids: Sequence[str]) -> list[npt.NDArray[np.floating]]:
+    """The matrices of documents that are in the store, each once."""
+    _, values, offsets = store.gather(doc_ids)
+    return [values[start:end] for start, end in pairwise(offsets.tolist())]
+
+
+def _check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
     manifest, folder = writer.manifest, writer.folder
     advice = "Ingest into another folder, or with what this store was made with"
     given = identity.query_identity(encoder.checkpoint)
@@ -285,12 +333,29 @@ def _check_store(
     identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
     if manifest.dtype != dtype:
         raise StoreMismatchError(f"{folder}: holds {manifest.dtype} vectors, {dtype} was asked for. {advice}")
+
+
+def _check_index(
+    writer: StoreWriter, origin: Origin | None, first_stage: FirstStage | None, index: Index | None, allowed: bool
+) -> None:
+    """Refuse an index that may hold other documents under the store's ids; rebind the store to one that may not."""
+    manifest, folder = writer.manifest, writer.folder
     wanted = origin or bm25.origin_of(manifest.store_id)
+    held = first_stage.count() if first_stage and not allowed else 0
     if manifest.origin and binding.same(manifest.origin, wanted):
+        if held and first_stage and first_stage.ours and not any(s.documents for s in manifest.segments):
+            raise StoreMismatchError(
+                f"{folder} is a new store, but {binding.named(wanted)} holds {held:,} documents already. To replace "
+                "them would make the store they belong to wrong without a sound. Choose another --index; or, if that "
+                "store is gone or of the same documents, pass --allow-other-index"
+            )
         return
-    if not allow_other_index:
+    if not allowed:
         raise StoreMismatchError(
             f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(wanted)}. Ingest into "
             "another folder; or, if the index was made again, pass --allow-other-index to fill it from this store"
         )
+    compared = index or (first_stage if first_stage and first_stage.count() else None)
+    if compared:
+        binding.check_copy(Store(folder, manifest), compared)
     writer.rebind(wanted)

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import opensearchpy
 
+from colbert_rerank.candidates.documents import Documents
 from colbert_rerank.errors import IndexNotFoundError, OpenSearchError, UsageError
 from colbert_rerank.indices import IndexInfo, origin_of, resolve_index
 from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import WRITE, with_retry
 from colbert_rerank.types import Document, Origin
-from mappings import document_body, made_by_us, text_fields_of
+from mappings import document_body, made_by_us, settings_of, text_fields_of
 
 _log = logging.getLogger(__name__)
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """Where documents go. ``ours`` is false for an index that someone else made: its documents get no ``doc_id``."""
 
-    origin: Origin
-    ours: bool
-    text_fields: tuple[str, ...]
+    client: opensearchpy.OpenSearch
+    info: IndexInfo
+
+    @property
+    def origin(self) -> Origin:
+        return origin_of([self.info])
+
+    @property
+    def ours(self) -> bool:
+        return made_by_us(self.info.mapping) is not None
+
+    @property
+    def documents(self) -> Documents:
+        return Documents(self.client, self.info.name, [self.info])
+
+    def count(self) -> int:
+        """How many documents it holds, those among them that a search does not see yet."""
+        with translated(self.client, index=self.info.name):
+            with_retry(lambda: self.client.indices.refresh(index=self.info.name), WRITE)
+            return int(with_retry(lambda: self.client.count(index=self.info.name), WRITE)["count"])
 
     def body_of(self, document: Document) -> dict[str, object]:
         """The JSON to index for a document."""
         if self.ours:
-            return body_of(document, self.text_fields)
+            return body_of(document, text_fields_of(self.info.mapping))
         # OpenSearch takes no field called _id; here it only repeats the id.
         return {name: value for name, value in document.fields.items() if name != "_id" or value != document.doc_id}
 
@@ -39,13 +59,20 @@ def body_of(document: Document, text_fields: Sequence[str]) -> dict[str, object]
 
 
 def prepare_index(
-    client: opensearchpy.OpenSearch, name: str, body: Mapping[str, Any], *, into_existing: bool = False
+    client: opensearchpy.OpenSearch,
+    name: str,
+    body: Mapping[str, Any],
+    *,
+    into_existing: bool = False,
+    wanted: Collection[str] = (),
 ) -> Target:
     """Make the index with ``body`` (of ``mappings.index_body``), or check the one that is there. Deletes nothing.
 
+    Of the settings in ``body``, an index that is there must have those that ``wanted`` names (`mappings.settings_of`).
+
     An index that this package did not make is refused unless ``into_existing``, and its mapping is never changed.
-    Raises ``UsageError`` for that, for one of ours with other text fields, and for a name or body that OpenSearch
-    refuses.
+    Raises ``UsageError`` for that, for one of ours with other text fields or settings, and for a name or body that
+    OpenSearch refuses.
     """
     try:
         found = resolve_index(client, name)
@@ -55,15 +82,15 @@ def prepare_index(
     if len(found) > 1:
         raise UsageError(f"{name!r} stands for {len(found)} indices; documents can go into one only")
     (info,) = found
-    ours = made_by_us(info.mapping) is not None
-    if ours:
-        _check_ours(client, info, text_fields_of(body["mappings"]))
+    target = Target(client, info)
+    if target.ours:
+        _check_ours(client, info, body, wanted)
     elif not into_existing:
         raise UsageError(
             f"{server_url(client)} already has an index {info.name!r} that this package did not make, and will not "
             "write to unasked. Choose another name, allow writing into an existing index, or read it as the source"
         )
-    return Target(origin_of(found), ours, text_fields_of(info.mapping))
+    return target
 
 
 def _create(client: opensearchpy.OpenSearch, name: str, body: Mapping[str, Any]) -> None:
@@ -90,16 +117,25 @@ def _create_once(client: opensearchpy.OpenSearch, name: str, body: Mapping[str, 
             raise
 
 
-def _check_ours(client: opensearchpy.OpenSearch, info: IndexInfo, wanted: Sequence[str]) -> None:
+def _check_ours(
+    client: opensearchpy.OpenSearch, info: IndexInfo, body: Mapping[str, Any], wanted: Collection[str]
+) -> None:
     entry = made_by_us(info.mapping) or {}
     if entry.get("version") != 1:
         raise UsageError(
             f"the index {info.name!r} at {server_url(client)} was made by another version of this package "
             f"(mapping version {entry.get('version')}, this one knows 1); use that version, or another index"
         )
-    held = text_fields_of(info.mapping)
-    if tuple(wanted) != held:
+    held, fields = text_fields_of(info.mapping), text_fields_of(body["mappings"])
+    if fields != held:
         raise UsageError(
             f"the index {info.name!r} at {server_url(client)} was made for the fields {', '.join(held)}, not "
-            f"{', '.join(wanted)}; name the same fields, or another index"
+            f"{', '.join(fields)}; name the same fields, or another index"
         )
+    has, asked = settings_of({"settings": {"index": info.settings}, "mappings": info.mapping}), settings_of(body)
+    for name in wanted:
+        if has[name] != asked[name]:
+            raise UsageError(
+                f"the index {info.name!r} at {server_url(client)} is there already, with {name} {has[name]}, not "
+                f"{asked[name]}; leave that option out, or choose another index"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mappings.body import document_body, document_fields
-from mappings.index import CONTENTS, DOC_ID, index_body, made_by_us, mapping_of_fields, text_fields_of
+from mappings.index import CONTENTS, DOC_ID, index_body, made_by_us, mapping_of_fields, settings_of, text_fields_of
 
 __all__ = [
     "CONTENTS",
@@ -13,5 +13,6 @@ __all__ = [
     "index_body",
     "made_by_us",
     "mapping_of_fields",
+    "settings_of",
     "text_fields_of",
 ]

@@ -57,6 +57,19 @@ def made_by_us(mapping: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return entry if isinstance(entry, Mapping) else None
 
 
+def settings_of(body: Mapping[str, Any]) -> dict[str, object]:
+    """What `index_body` was given, by name, from its body or from what ``GET /index`` says of an index of ours."""
+    index, mapping = body["settings"]["index"], body["mappings"]
+    similarity = index["similarity"]["default"]
+    return {
+        "shards": int(index["number_of_shards"]),
+        "replicas": int(index.get("number_of_replicas", 0)),
+        "analyzer": mapping["properties"][CONTENTS]["analyzer"],
+        "bm25_k1": float(similarity["k1"]),
+        "bm25_b": float(similarity["b"]),
+    }
+
+
 def mapping_of_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping as far as its fields tell, from what ``GET /index/_mapping/field/*`` gives for one index.
 

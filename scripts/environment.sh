@@ -22,23 +22,28 @@ find_python() {
 
 # install GROUP... : the package, editable, with these dependency groups; at once where nothing has changed
 install() {
-  local venv=${VENV:-.venv} base stamp wanted group groups=()
+  local venv=${VENV:-.venv} base stamp wanted held='' group groups=()
   base=$(find_python) || exit 2
-  for group in "$@"; do groups+=(--group "$group"); done
-  python=$PWD/$venv/bin/python
-  stamp=$venv/.installed
-  wanted="$("$base" -c 'import sys; print(sys.version)') $* $(cat pyproject.toml constraints.txt | cksum)"
-  if [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+  python=$venv/bin/python
+  stamp=$venv/.installed  # a line for what was installed, and one for the groups: they only get more
+  wanted="$("$base" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt | cksum)"
+  if [ -x "$python" ] && [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$wanted" ]; then held=$(tail -n 1 "$stamp"); fi
+  for group in "$@"; do case " $held " in *" $group "*) ;; *) groups+=("$group") ;; esac; done
+  if [ -n "$held" ] && [ ${#groups[@]} = 0 ]; then return; fi
+  held="package $(echo ${held#package} ${groups[*]:-})"
+  groups=()
+  for group in ${held#package}; do groups+=(--group "$group"); done
   echo "Installing into $venv (torch is large: a few minutes the first time) ..." >&2
   rm -f "$stamp"
   if command -v uv >/dev/null; then
     [ -x "$python" ] && supported "$python" || uv venv --quiet --clear --python "$base" "$venv"
-    uv pip install --quiet --python "$python" -c constraints.txt -e . "${groups[@]}"
+    uv pip install --quiet --python "$python" -c constraints.txt -e . ${groups[@]+"${groups[@]}"}
   else
     [ -x "$python" ] && supported "$python" || "$base" -m venv --clear "$venv" || {
       echo "This Python cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
     "$python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . "${groups[@]}"
+    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . ${groups[@]+"${groups[@]}"}
   fi
-  echo "$wanted" > "$stamp"
+  printf '%s\n%s\n' "$wanted" "$held" > "$stamp"
 }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 import colbert_rerank
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest, Store
-from colbert_rerank.types import Document, Query
-from ingest.first_stage import FirstStage
+from colbert_rerank.types import Document, Origin, Query
+from ingest.first_stage import FirstStage, Posting
 from ingest.pipeline import IngestReport
 from ingest.pipeline import ingest as run
 from ingest.validation import InputReport
@@ -26,6 +29,32 @@ RECIPE = Recipe()
 def _all_documents() -> tuple[Document, ...]:
     lines = (MUSIQUE / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(Document(str(d["_id"]), d, where=f"corpus.jsonl:{n}") for n, d in enumerate(map(json.loads, lines), 1))
+
+
+class FakeFirstStage:
+    """A first stage to fill, which remembers what was posted to it."""
+
+    ours = True
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.documents: dict[str, Document] = {}
+        self.stopped = threading.Event()
+
+    def count(self) -> int:
+        return len(self.documents)
+
+    def fetch(self, doc_ids: Sequence[str]) -> list[Document]:
+        return [self.documents[i] for i in doc_ids if i in self.documents]
+
+    def post(self, postings: Sequence[Posting], content: int) -> None:
+        self.documents |= {p.doc_id: Document(p.doc_id, p.fields) for p in postings}
+
+    def finish(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.stopped.set()
 
 
 def documents(count: int, start: int = 0) -> list[Document]:
@@ -59,6 +88,16 @@ def ingested(
     """The store in ``folder`` after these documents were ingested; its first stage is the BM25 index beside it."""
     run(some, folder, encoder, recipe=recipe, report=IngestReport(InputReport()), first_stage=first_stage, dtype=dtype)
     return Store.open(folder)
+
+
+def assert_same_documents(ours: Store, whole: Store) -> None:
+    """The same ids, and under each the same vectors, bit for bit, and the same facts."""
+    ids = sorted(whole.index.ids())
+    assert sorted(ours.index.ids()) == ids
+    one, other = ours.gather(ids), whole.gather(ids)
+    np.testing.assert_array_equal(one.offsets, other.offsets)
+    assert one.values.tobytes() == other.values.tobytes()
+    assert [s and s.content_hash for s in ours.describe(ids)] == [s and s.content_hash for s in whole.describe(ids)]
 
 
 def bm25_of(store: Store) -> Bm25Index:

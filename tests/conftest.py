@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "opensearch_url" in fixtures or item.get_closest_marker("own_node"):
             item.add_marker(pytest.mark.server)
     left_out = config.stash.setdefault(_LEFT_OUT, {})
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
+        left_out["no CUDA device: {} tests that need one were left out"] = _deselect(config, items, "gpu")
     if config.getoption("--no-server"):
         left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
     elif os.environ.get("OPENSEARCH_URL"):
@@ -44,6 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out["OPENSEARCH_URL: {} tests that start a node of their own were left out"] = _deselect(
             config, items, "own_node"
         )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:

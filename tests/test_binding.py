@@ -15,8 +15,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import Store
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
-from ingest.first_stage import Posting
-from tests.collection import bm25_of, documents, ingested, numbered
+from tests.collection import FakeFirstStage, bm25_of, documents, ingested, numbered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,24 +144,11 @@ def test_a_run_file_names_no_index_and_passes(rivers: Store) -> None:
     check_origin(rivers, FakeIndex([], origin=None))
 
 
-class FakeTarget:
-    """A first stage to fill that keeps nothing."""
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-
-    def post(self, postings: Sequence[Posting], content: int) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
 def test_a_renamed_index_is_the_same_and_one_made_again_under_the_name_is_not(
     tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
     made = Origin("opensearch", "articles", "uuid-1")
-    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeTarget(made))
+    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(made))
     check_origin(store, FakeIndex([], made._replace(name="articles-2024")))
     with pytest.raises(StoreMismatchError, match=r"'articles' \(uuid uuid-1\), .* 'articles' \(uuid uuid-3\)"):
         check_origin(store, FakeIndex([], made._replace(uuid="uuid-3")))
@@ -180,7 +166,7 @@ def test_names_of_indices() -> None:
 
 
 def test_a_store_made_with_a_server_has_no_index_beside_it(tmp_path: Path, tiny_encoder: Encoder) -> None:
-    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeTarget(OTHER))
+    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(OTHER))
     with pytest.raises(StoreMismatchError, match="no embedded BM25 index: it was made with --opensearch"):
         bm25_of(store)
 

@@ -24,7 +24,7 @@ from colbert_rerank.errors import (
 )
 from colbert_rerank.indices import resolve_index
 from colbert_rerank.opensearch import check_server, connect, server_url, translated
-from tests.server.faults import Refuse
+from tests.server.faults import Drop, Refuse
 from tests.server.gateway import Gateway, User
 from tests.server.indices import make_index
 from tests.server.rest import basic
@@ -276,14 +276,14 @@ def test_aws_signatures(opensearch_url: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with (
         Gateway(opensearch_url) as gateway,
-        connect(Connection(gateway.url, aws_region="eu-west-1", aws_service="aoss")) as client,
+        connect(Connection(gateway.url, aws_region="eu-west-1")) as client,
     ):
         check_server(client)
         with pytest.raises(IndexNotFoundError):
             resolve_index(client, "absent,a*b")
     for request in gateway.requests:
         assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
-        assert "/eu-west-1/aoss/aws4_request" in request.headers["authorization"]
+        assert "/eu-west-1/es/aws4_request" in request.headers["authorization"]
         assert SECRET not in str(request.headers)
 
 
@@ -298,4 +298,21 @@ def test_every_error_is_one_of_ours(opensearch_url: str) -> None:
 def test_aws_signatures_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(MissingDependencyError, match=r"colbert-rerank\[aws\]"):
+        connect(Connection("https://h", aws_region="eu-west-1"))
+
+
+def test_a_busy_server_is_asked_again_and_one_that_is_not_there_is_not(opensearch_url: str) -> None:
+    with Gateway(opensearch_url) as gateway, connect(Connection(gateway.url)) as client:
+        gateway.faults.append(Refuse(path="", status=503, times=2))
+        assert check_server(client).distribution == "opensearch"
+        assert len(gateway.requests) == 3
+        gateway.faults.append(Drop(path="", times=9))
+        with pytest.raises(OpenSearchUnreachableError):
+            check_server(client)
+        assert len(gateway.requests) == 4
+
+
+def test_aws_credentials_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nonexistent")
+    with pytest.raises(OpenSearchAuthError, match=r"no AWS credentials: .*nonexistent"):
         connect(Connection("https://h", aws_region="eu-west-1"))

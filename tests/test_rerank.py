@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,9 +19,9 @@ from colbert_rerank.maxsim import reference
 from colbert_rerank.recipe import Recipe, content_hash
 from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
 from colbert_rerank.store import Gathered, Store, writing
-from colbert_rerank.types import Document, Query, ScoredDoc
+from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from ingest.pipeline import new_manifest
-from tests.collection import RECIPE, bm25_of, documents, ingested, queries
+from tests.collection import RECIPE, FakeFirstStage, bm25_of, documents, ingested, queries
 from tests.tiny import DIM, tiny_checkpoint, tiny_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -361,3 +363,34 @@ def test_an_interpolation_out_of_range(store: Store, tiny_encoder: Encoder, inte
 def test_an_unknown_policy(store: Store, tiny_encoder: Encoder) -> None:
     with pytest.raises(UsageError, match="missing='skip': expected one of first_stage, encode, drop, error"):
         Reranker(store, tiny_encoder, missing="skip")  # type: ignore[arg-type]
+
+
+def test_candidates_of_another_index_are_refused_before_anything_is_searched(
+    store: Store, real: Store, tiny_encoder: Encoder
+) -> None:
+    class Unsearched(FakeFirstStage):
+        def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+            raise AssertionError("it was searched")
+
+    reranker = Reranker(store, tiny_encoder)
+    with pytest.raises(StoreMismatchError, match=r"made from BM25 index .* come from OpenSearch index 'other'"):
+        next(reranker.run([Query("1", "moon")], Unsearched(Origin("opensearch", "other", "u")), 5))
+    with pytest.raises(StoreMismatchError, match="this is not a copy"):
+        next(reranker.run([Query("1", "moon")], bm25_of(real), 5, allow_other_index=True))
+
+
+def test_mean_times_add_up_however_candidates_came(store: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(store, tiny_encoder)
+    reranker.report.seconds["candidates"] = deque([0.3, 0.0, 0.0])  # three queries in one batch
+    assert reranker.report.mean_ms() == {"candidates": pytest.approx(100)}
+
+
+def test_vectors_made_on_the_fly_must_be_finite(store: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(store, tiny_encoder, missing="encode")
+    with (
+        patch.object(
+            Reranker, "_encode", return_value={"late": np.array([[1.0] * DIM, [-np.inf] * DIM], dtype=np.float32)}
+        ),
+        pytest.raises(NonFiniteError, match="'late'"),
+    ):
+        reranker.rerank("moon", [*FIRST, ("late", 1.0)], fetch=fetch)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import resource
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -358,3 +362,54 @@ def test_candidates_from_a_run_are_cut_at_k_in_trec_eval_order(tmp_path: Path) -
 def test_candidates_from_an_empty_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows in this run"):
         RunCandidates(written(tmp_path, "\n"))
+
+
+def test_a_run_goes_through_a_pipe_which_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    assert write_run([ScoredDoc("1", "d", 1.0)], str(pipe), "x") == 1
+    reader.join(30)
+    assert read == [b"1 Q0 d 1 1.000000 x\n"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_run_goes_where_a_link_points(tmp_path: Path, dangling: bool) -> None:
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "run", tmp_path / "link"
+    if not dangling:
+        target.write_text("old")
+    link.symlink_to(target)
+    write_run([ScoredDoc("1", "d", 1.0)], str(link), "x")
+    assert link.is_symlink()
+    assert target.read_text() == "1 Q0 d 1 1.000000 x\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_run_on_stdout_is_utf_8_in_every_locale(encoding: str) -> None:
+    code = "from colbert_rerank.trec import write_run; from colbert_rerank.types import ScoredDoc;"
+    code += "print('before'); write_run([ScoredDoc('1', 'd\\xe9', 1.0)], '-', 'x')"
+    environ = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environ)
+    assert done.stdout == "before\n1 Q0 d\xe9 1 1.000000 x\n".encode()
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["use of <stdio.h> in C", "if x <b and y> c", "mail of <jo@example.org>", "a < b", "what is <br/> for"],
+)
+def test_angle_brackets_in_a_title_are_text(tmp_path: Path, title: str) -> None:
+    text = f"<top>\n<num> Number: 7\n<title> {title}\n\n<desc> Description:\nno\n<EN-narr> no </EN-narr>\n</top>\n"
+    text += f"<top><num>8</num><title>{title}</title><desc>no</desc></top>\n"
+    (tmp_path / "topics").write_text(text)
+    assert list(read_topics(str(tmp_path / "topics"))) == [Query("7", title), Query("8", title)]
+
+
+@pytest.mark.parametrize("row", ["\td1\t1", "1\t\t1", "1\t \t1"])
+def test_beir_judgements_without_an_id(tmp_path: Path, row: str) -> None:
+    (tmp_path / "qrels").write_text(f"query-id\tcorpus-id\tscore\n1\td\t1 \n{row}\n")
+    with pytest.raises(InputError, match=r"qrels:3: an empty (query|document) id"):
+        list(read_qrels(str(tmp_path / "qrels")))

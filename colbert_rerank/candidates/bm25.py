@@ -10,70 +10,123 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tantivy
+import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreWriteError
+from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreReadError, StoreWriteError
 from colbert_rerank.store import Manifest, files, layout
-from colbert_rerank.types import Document, Origin, Query, ScoredDoc
+from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
 STATE = "state.json"
+META = "meta.json"  # tantivy's list of segments
+MANAGED = ".managed.json"  # of all files that it made
+LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
+
+_LOST = " any more. Run the same `ingest` again to make it"
+_NEVER_MADE = ": it was made with --opensearch. Search with --opensearch URL --index NAME"
+
+
+class _State(NamedTuple):
+    """What `state.json` says: whose index it is, how far it has come, and the files of its last commit.
+
+    ``files`` maps names to XXH3-64; ``None`` while tantivy commits, and after a crash there.
+    """
+
+    store_id: str
+    content: int  # the store's content count that the index has followed
+    files: dict[str, str] | None = None
 
 
 class Bm25Index:
     """A BM25 index in ``folder``. Opened by `create_or_open` for writing, by `open_for` for searching."""
 
-    def __init__(self, folder: Path, index: tantivy.Index, store_id: str, content: int) -> None:
+    def __init__(self, folder: Path, index: tantivy.Index, state: _State) -> None:
         self.folder = folder
-        self.store_id = store_id
-        self.content = content  # the store's content count that this index has followed
         self._index = index
+        self._state = state
         self._analyzer = _analyzer()
         index.register_tokenizer("english", self._analyzer)
         index.register_tokenizer("raw_id", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build())
 
+    def __len__(self) -> int:
+        return int(self._index.searcher().num_docs)
+
+    @property
+    def content(self) -> int:
+        return self._state.content
+
     @property
     def origin(self) -> Origin:
-        return origin_of(self.store_id)
+        return origin_of(self._state.store_id)
 
     @staticmethod
     def create_or_open(store_folder: Path, manifest: Manifest) -> Bm25Index:
-        """The index beside a store, made empty where there is none. Raises StoreMismatchError, StoreWriteError."""
+        """The index beside a store, made empty where there is none; what a crash left unfinished is made whole.
+
+        Raises StoreMismatchError (another store's), StoreCorruptError, StoreWriteError, StoreReadError.
+        """
         folder = store_folder / layout.BM25
-        if not (folder / STATE).exists():
-            files.make_folder(folder)
-            with files.write_errors(folder):
+        files.make_folder(folder)
+        with files.write_errors(folder):  # tantivy calls a lock that it may not take an index that it cannot open
+            (folder / LOCK).open("ab").close()
+        state = _load(folder)
+        if state is None:
+            state = _State(manifest.store_id, 0)
+            found = (folder / META).exists()
+            with _read_errors(folder, "opened") if found else _write_errors(folder):
                 index = tantivy.Index(_schema(), path=str(folder), reuse=True)
-            made = Bm25Index(folder, index, manifest.store_id, 0)
-            made._save_state(0)
-            return made
-        return _open(folder, manifest)
+        else:
+            _check_owner(folder, state, manifest)
+            with _read_errors(folder, "opened"):
+                _verify(folder, state.files or {})
+                index = tantivy.Index.open(str(folder))
+        made = Bm25Index(folder, index, state)
+        if state.files is None:
+            with _write_errors(folder):
+                made._finish(state.content)
+        return made
 
     @staticmethod
     def open_for(store_folder: Path, manifest: Manifest) -> Bm25Index:
-        """The index beside a store, for searching.
+        """The index beside a store, for searching: one commit of it, in folders that need not be writable.
 
-        Raises StoreMismatchError where there is none, where it belongs to another store, or where it is behind.
+        Raises StoreMismatchError where there is none, where it belongs to another store, or where it is behind;
+        StoreCorruptError; StoreReadError where it cannot be read; StoreWriteError without a temporary folder.
         """
         folder = store_folder / layout.BM25
-        if not (folder / STATE).exists():
+        state = _load(folder)
+        if state is None:
+            lost = manifest.origin is None or manifest.origin.kind == BM25
             raise StoreMismatchError(
-                f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. "
-                "Search with --opensearch URL --index NAME, or give --candidates RUN"
+                f"{store_folder}: this store has no embedded BM25 index{_LOST if lost else _NEVER_MADE}, "
+                "or give --candidates RUN"
             )
-        found = _open(folder, manifest)
-        if found.content != manifest.content:
+        _check_owner(folder, state, manifest)
+        unposted = any(s.documents and not s.posted for s in manifest.segments)
+        if state.content != manifest.content or state.files is None or unposted:
+            unfinished = ", unfinished" if state.files is None else ""
             raise StoreMismatchError(
-                f"{folder}: the BM25 index is behind the store (content {found.content}, the store has "
-                f"{manifest.content}): an ingest was interrupted or is under way. Run the same `ingest` again"
+                f"{folder}: the BM25 index is behind the store (content {state.content}{unfinished}, the store has "
+                f"{manifest.content}): an ingest was interrupted, is under way, or left documents out. Run the same "
+                "`ingest` again"
             )
-        return found
+        try:
+            with _read_errors(folder, "opened"):
+                _verify(folder, state.files)
+                return Bm25Index(folder, _open_elsewhere(folder, state.files), state)
+        except StoreCorruptError:
+            if _load(folder) == state:
+                raise
+            return Bm25Index.open_for(store_folder, manifest)  # a writer came between
 
     def add(self, documents: Iterable[tuple[str, str, Mapping[str, object]]], content: int) -> None:
         """Add or replace documents (id, text to search, fields to keep), durably; ``content`` is the store's count.
@@ -94,19 +147,21 @@ class Bm25Index:
                 document.add_text("contents", text)
                 document.add_bytes("fields", kept)
                 writer.add_document(document)
+            _save(self.folder, self._state._replace(files=None))
             writer.commit()
             writer.wait_merging_threads()
-        self._save_state(content)
-        self._index.reload()
+            self._finish(content)
+            self._index.reload()
 
     def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
         """At most ``k`` documents a query, by score falling, then by id."""
         searcher = self._index.searcher()
         for query in queries:
             parsed = self._query(query.text)
-            hits = _search(searcher, parsed, k)
-            ids = [searcher.doc(address).get_first("doc_id") for _, address in hits]
-            ranked = sorted(zip((s for s, _ in hits), ids, strict=True), key=lambda hit: (-hit[0], hit[1]))
+            with _read_errors(self.folder, "searched"):
+                hits = _search(searcher, parsed, k)
+                ids = [searcher.doc(address).get_first("doc_id") for _, address in hits]
+                ranked = sorted(zip((s for s, _ in hits), ids, strict=True), key=lambda hit: (-hit[0], hit[1]))
             yield [ScoredDoc(query.query_id, doc_id, float(score)) for score, doc_id in ranked[:k]]
 
     def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
@@ -119,8 +174,9 @@ class Bm25Index:
     def _kept(self, searcher: Any, doc_id: str) -> bytes | None:
         """The fields of a document as they were kept, or ``None``."""
         query = tantivy.Query.term_query(self._index.schema, "doc_id", doc_id)
-        for _, address in searcher.search(query, 1, count=False).hits:
-            return bytes(searcher.doc(address).get_first("fields"))
+        with _read_errors(self.folder, "read"):
+            for _, address in searcher.search(query, 1, count=False).hits:
+                return bytes(searcher.doc(address).get_first("fields"))
         return None
 
     def _query(self, text: str) -> Any:
@@ -131,15 +187,18 @@ class Bm25Index:
             terms.append(tantivy.Query.boost_query(one, count) if count > 1 else one)
         return _sum(terms)
 
-    def _save_state(self, content: int) -> None:
-        state = json.dumps({"store_id": self.store_id, "content": content})
-        files.write_whole(self.folder / STATE, lambda path: _write(path, state))
-        self.content = content
+    def _finish(self, content: int) -> None:
+        """Record what tantivy has committed."""
+        for name in (META, MANAGED):  # tantivy shows these to their owner only; whoever may read the rest is to search
+            with suppress(PermissionError):  # another user's, who has done so
+                shutil.copymode(self.folder / LOCK, self.folder / name)
+        self._state = self._state._replace(content=content, files=_listed(self.folder, self._state.files or {}))
+        _save(self.folder, self._state)
 
 
 def origin_of(store_id: str) -> Origin:
     """The embedded index has no name but its store's."""
-    return Origin("bm25", layout.BM25, store_id)
+    return Origin(BM25, layout.BM25, store_id)
 
 
 def _sum(queries: Sequence[Any]) -> Any:
@@ -167,18 +226,85 @@ def _search(searcher: Any, query: Any, k: int) -> list[tuple[float, Any]]:
         limit *= 4
 
 
-def _open(folder: Path, manifest: Manifest) -> Bm25Index:
+def _load(folder: Path) -> _State | None:
+    """``None`` where there is no index. Raises StoreCorruptError; StoreReadError where it cannot be read."""
+    with _read_errors(folder, "opened"):
+        try:
+            data = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = _State(str(data["store_id"]), int(data["content"]), data.get("files"))
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{STATE} is not a state: {error}") from None
+        if data.get("checksum") != _checksum(state):
+            raise ValueError(f"{STATE} was edited or damaged")
+    return state
+
+
+def _save(folder: Path, state: _State) -> None:
+    text = json.dumps({**state._asdict(), "checksum": _checksum(state)})
+    files.write_whole(folder / STATE, lambda path: _write(path, text))
+
+
+def _checksum(state: _State) -> str | None:
+    """Of all but the content: a wrong count makes the index look behind, and the next ingest mends that."""
+    if state.files is None:
+        return None
+    return xxhash.xxh3_64_hexdigest(json.dumps([state.store_id, state.files], sort_keys=True).encode())
+
+
+def _check_owner(folder: Path, state: _State, manifest: Manifest) -> None:
+    if state.store_id != manifest.store_id:
+        raise StoreMismatchError(f"{folder}: this BM25 index belongs to another store ({state.store_id})")
+
+
+def _listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """The files of tantivy's last commit; the segments' are written once, and what is ``known`` is not read again."""
+    segments = json.loads((folder / META).read_bytes())["segments"]
+    names = {segment["segment_id"].replace("-", "") for segment in segments}
+    paths = [path for path in folder.iterdir() if path.name.split(".")[0] in names]
+    return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
+
+
+def _verify(folder: Path, listed: Mapping[str, str]) -> None:
+    """Raises ValueError, or OSError, where a file is not as it was committed.
+
+    Every byte is read, once: of most damage tantivy makes other documents and other scores. XXH3 is faster than any
+    disk, and what a search reads is in memory then.
+    """
+    for name, checksum in listed.items():
+        if _hash(folder / name) != checksum:
+            raise ValueError(f"{name} is not as it was written")
+
+
+def _hash(path: Path) -> str:
+    """XXH3-64 of a file."""
+    hashed = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
+def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:
+    """Open the files ``names`` by links from a temporary folder: tantivy writes a lock file to where it opens.
+
+    It maps all files as it opens, and needs neither links nor folder then. Raises StoreWriteError.
+    """
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        index = tantivy.Index.open(str(folder))
-        found = Bm25Index(folder, index, str(state["store_id"]), int(state["content"]))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreCorruptError(
-            f"{folder}: the BM25 index cannot be opened: {error}. Remove it and ingest again"
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            private = Path(temporary) / layout.BM25
+            private.mkdir()
+            for name in names:
+                (private / name).symlink_to(folder.resolve() / name)
+            index = tantivy.Index.open(str(private))
+            # a thread of tantivy's looks for commits: it must not take the lock, anew, in a folder being removed
+            private.rename(private.with_name("opened"))
+            return index
+    except OSError as error:
+        raise StoreWriteError(
+            f"{folder}: searching it needs a temporary folder: {error}. Set TMPDIR to one that this user can write to"
         ) from None
-    if found.store_id != manifest.store_id:
-        raise StoreMismatchError(f"{folder}: this BM25 index belongs to another store ({found.store_id})")
-    return found
 
 
 def _schema() -> Any:
@@ -209,12 +335,38 @@ STOP_WORDS = re.findall(
 
 
 @contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Tantivy reports every failure to write as a ValueError."""
+def _read_errors(folder: Path, what: str) -> Iterator[None]:
+    """Tantivy reports damage as a ValueError, or panics. What the system refuses to read need not be damaged."""
     try:
         yield
-    except ValueError as error:
+    except BaseException as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StoreReadError(
+                f"{error.filename or folder}: {error.strerror or error}. It may be sound: see that this process can "
+                "read it, and try again"
+            ) from None
+        if not isinstance(error, (ValueError, FileNotFoundError)) and not _is_panic(error):
+            raise
+        raise StoreCorruptError(
+            f"{folder}: the BM25 index cannot be {what}: {error}. Remove it and ingest again: the same `ingest` fills "
+            "it anew, and encodes nothing twice"
+        ) from None
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Tantivy reports every failure to write as a ValueError, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, (ValueError, OSError)) and not _is_panic(error):
+            raise
         raise StoreWriteError(f"cannot write the BM25 index in {folder}: {error}. The vectors are intact") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """A panic is no Exception, and its class can be imported from nowhere."""
+    return type(error).__module__ == "pyo3_runtime"
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import opensearchpy
 
+from colbert_rerank.candidates.documents import PREFERENCE, Documents
 from colbert_rerank.candidates.hits import Hits, IdSource, IncompleteError, read_hits, search_body
 from colbert_rerank.candidates.template import QueryTemplate, match_contents, match_fields
-from colbert_rerank.errors import InputError, OpenSearchError, UsageError
+from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
 from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, READ, Retry, backoff, with_retry
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
-from mappings import CONTENTS, DOC_ID, document_fields, made_by_us
+from mappings import CONTENTS, DOC_ID, made_by_us
 
-# The same string sends every search to the same copy of a shard: copies may differ in deleted documents, so in scores.
-PREFERENCE = "colbert-rerank"
-FETCH_BATCH = 100  # documents with their text, so not many at once
 CHECKED_IDS = 100
 
 _log = logging.getLogger(__name__)
@@ -64,6 +63,7 @@ class OpenSearchCandidates:
                 f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
                 "name several documents; name one of them, or ask for qualified ids (index/id)"
             )
+        self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
         self._ids = IdSource.COLUMN if all(map(_has_id_column, self._indices.values())) else IdSource.FIELDDATA
         self._column_checked = False
         self._no_pipeline: object = "_none"
@@ -72,7 +72,7 @@ class OpenSearchCandidates:
     @property
     def origin(self) -> Origin:
         """The concrete index and its UUID; several are joined by commas."""
-        return origin_of(list(self._indices.values()))
+        return origin_of(list(self._indices.values()), qualified=self._qualified)
 
     def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
         """Yield, for each query in order, at most ``k`` documents: score falling, ties by id rising."""
@@ -91,10 +91,7 @@ class OpenSearchCandidates:
 
     def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
         """The documents with these ids, in any order; ids the index does not hold are left out."""
-        waiting: Iterator[str] = iter(doc_ids)
-        while batch := list(islice(waiting, FETCH_BATCH)):
-            for index, ids in self._by_index(batch):
-                yield from self._fetch_batch(index, ids)
+        return self._documents.fetch(doc_ids)
 
     def _default_template(self, fields: Sequence[str]) -> QueryTemplate:
         if all(made_by_us(info.mapping) for info in self._indices.values()):
@@ -187,76 +184,28 @@ class OpenSearchCandidates:
                 self._raise(query, f"now also finds documents of {hit['_index']!r}: it changed while it was in use")
         hits = read_hits(answer["hits"]["hits"], ids, k, size, self._window(), self._qualified)
         if hits is None or not self._column_holds(hits, ids):
-            self._fall_back(IdSource.FIELDDATA, f"its field {DOC_ID!r} is not the same as _id everywhere")
+            what = DOC_ID if ids is IdSource.COLUMN else "_id"
+            self._fall_back(IdSource(ids + 1), f"its column {what!r} is not the same as _id for every hit")
             return None
         if len({doc_id for doc_id, _ in hits}) < len(hits):
-            seen: set[str] = set()
-            twice = next(doc_id for doc_id, _ in hits if doc_id in seen or seen.add(doc_id))  # type: ignore[func-returns-value]
-            raise InputError(
-                f"two documents have the id {twice!r} (custom routing put them on different shards)", where=self._index
-            )
+            twice = next(doc_id for doc_id, count in Counter(doc_id for doc_id, _ in hits).items() if count > 1)
+            for index, (inner_id,) in self._documents.by_index([twice]):
+                self._documents.check_twins(index, inner_id)
+            self._raise(query, f"finds the document {twice!r} twice")
         return hits
 
     def _column_holds(self, hits: Hits, ids: IdSource) -> bool:
         """Once, on the first page: whether the ``doc_id`` column says what ``_id`` says."""
         if ids is not IdSource.COLUMN or self._column_checked or not hits:
             return True
-        for index, page in self._by_index([doc_id for doc_id, _ in hits[:CHECKED_IDS]]):
-            found = self._ids_query(index, page, {"_source": False, "docvalue_fields": [DOC_ID]})
+        for index, page in self._documents.by_index([doc_id for doc_id, _ in hits[:CHECKED_IDS]]):
+            found = self._documents.hits(index, page, {"_source": False, "docvalue_fields": [DOC_ID]})
             if any(hit.get("fields", {}).get(DOC_ID) != [hit["_id"]] for hit in found):
                 return False
             if {hit["_id"] for hit in found} != set(page):
                 return False
         self._column_checked = True
         return True
-
-    def _fetch_batch(self, index: str, ids: Sequence[str]) -> Iterator[Document]:
-        seen: set[str] = set()
-        for hit in self._ids_query(index, ids, {"_source": True, "seq_no_primary_term": True}):
-            name, inner_id = hit["_index"], hit["_id"]
-            if name not in self._indices:
-                raise OpenSearchError(f"{self._index!r} now also holds {name!r}: it changed while it was in use")
-            if inner_id in seen:
-                raise InputError(
-                    f"two documents have the id {inner_id!r} (custom routing put them on different shards)", where=name
-                )
-            seen.add(inner_id)
-            source = hit.get("_source")
-            if source is None:
-                raise OpenSearchError(f"index {name!r} keeps no _source: the text of its documents cannot be fetched")
-            yield Document(
-                f"{name}/{inner_id}" if self._qualified else inner_id,
-                document_fields(source) if made_by_us(self._indices[name].mapping) else source,
-                f"{name}/{inner_id}",
-                hit["_seq_no"],
-                hit["_primary_term"],
-            )
-
-    def _ids_query(self, index: str, ids: Sequence[str], body: Mapping[str, object]) -> list[dict[str, Any]]:
-        # Twice the room: custom routing can give an id to two documents, which must not hide others.
-        full = {"query": {"ids": {"values": list(ids)}}, "size": 2 * len(ids), "track_total_hits": False, **body}
-        params = {
-            "search_pipeline": "_none",
-            "preference": PREFERENCE,
-            "allow_partial_search_results": "false",
-        }
-        with translated(self._client, index=index):
-            answer = with_retry(lambda: self._client.search(index=index, body=full, params=dict(params)), self._retry)
-        shards = answer["_shards"]
-        if answer.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"]:
-            raise OpenSearchError(f"index {index!r}: only {shards['successful']} of {shards['total']} shards answered")
-        hits: list[dict[str, Any]] = answer["hits"]["hits"]
-        return hits
-
-    def _by_index(self, doc_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
-        if not self._qualified:
-            return [(self._index, list(doc_ids))]
-        groups: dict[str, list[str]] = {}
-        for doc_id in doc_ids:
-            name, slash, inner_id = doc_id.partition("/")  # an index name holds no slash
-            if slash and name in self._indices:
-                groups.setdefault(name, []).append(inner_id)
-        return list(groups.items())
 
     def _fall_back(self, ids: IdSource, why: str) -> None:
         if ids.value > self._ids.value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -32,15 +33,29 @@ def locate(name: str) -> Path:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"model {name!r}: its authors give it only to those who ask. Ask on its page, then log in: hf auth login"
+        ) from None
     except RepositoryNotFoundError:
-        raise CheckpointError(f"model {name!r}: no such folder here, and no such model on the hub") from None
+        raise CheckpointError(
+            f"model {name!r}: no such folder here, and no such model on the hub, or a private one (hf auth login)"
+        ) from None
     except HFValidationError as error:
         raise CheckpointError(f"model {name!r}: {error}") from None
     except (LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            message = f"model {name!r} cannot be kept in the hub's cache: {error.strerror} ({error.filename})"
+            raise CheckpointError(message) from None
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise CheckpointError(
             f"model {name!r} is not in the local cache and the hub cannot be reached{offline}: {type(error).__name__}. "

@@ -86,6 +86,7 @@ def main() -> None:
         output.fail(str(error), 2)
     except ColbertRerankError as error:
         output.fail(str(error), 1)
-    except OSError as error:  # of our own output: inputs, stores and servers have errors of their own
+    except OSError as error:  # inputs, stores and servers have errors of their own: mostly it is our output
         sys.stdout = io.StringIO()  # what could not be written is not tried again at exit
-        output.fail(f"cannot write {error.filename or 'the output'}: {error.strerror or error}", 1)
+        what = f"{error.filename}: " if error.filename else "cannot write the output: " if error.errno else ""
+        output.fail(f"{what}{error.strerror or error}", 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from colbert_rerank.cli.help import section
 from colbert_rerank.errors import UsageError
@@ -25,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+_LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ class OpenSearchOptions:
     ca_file: str
     insecure: bool
     aws_region: str
-    aws_service: str
     timeout: float
 
     @property
@@ -79,7 +81,6 @@ class OpenSearchOptions:
                 ca_file=self.ca_file,
                 verify=not self.insecure,
                 aws_region=self.aws_region,
-                aws_service=self.aws_service,
                 timeout=self.timeout,
             )
         )
@@ -95,20 +96,11 @@ class FirstStageOptions:
     candidates: str | None
     index: str | None
     query_template: Path | None
-    qualified_ids: bool
     dfs: bool
     allow_other_index: bool
     add_doc_id_alias: bool
 
     def open(self, store: Store, server: OpenSearchOptions) -> Candidates:
-        """Open the first stage and refuse one that the store was not made from."""
-        from colbert_rerank.binding import check_origin
-
-        found = self._open(store, server)
-        check_origin(store, found, allow_other_index=self.allow_other_index)
-        return found
-
-    def _open(self, store: Store, server: OpenSearchOptions) -> Candidates:
         chosen = [self.bm25, self.candidates is not None, server.opensearch is not None]
         if sum(chosen) > 1:
             raise UsageError("choose one first stage: --bm25, --candidates RUN, or --opensearch URL --index NAME")
@@ -131,36 +123,43 @@ class FirstStageOptions:
         options = {
             "--index": self.index,
             "--query-template": self.query_template,
-            "--qualified-ids": self.qualified_ids,
             "--dfs": self.dfs,
             "--add-doc-id-alias": self.add_doc_id_alias,
         }
         return next((name for name, value in options.items() if value), None)
 
     def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
+        from colbert_rerank.binding import check_origin
         from colbert_rerank.candidates.doc_id_alias import add_doc_id_alias, estimate_fielddata_bytes
         from colbert_rerank.candidates.opensearch import OpenSearchCandidates
         from colbert_rerank.candidates.template import load_template
-        from colbert_rerank.cli.output import warn
+        from colbert_rerank.cli.output import notice
+        from colbert_rerank.types import OPENSEARCH, QUALIFIED
 
         origin = store.manifest.origin
-        index = self.index or (origin.name if origin and origin.kind == "opensearch" else None)
+        index = self.index or (origin.name if origin and origin.kind in (OPENSEARCH, QUALIFIED) else None)
         if index is None:
             raise UsageError("name the index that the candidates come from: --index NAME")
-        client = server.connect()
-        if self.add_doc_id_alias:
-            size = estimate_fielddata_bytes(client, index)
-            warn(f"doc_id -> _id alias on {index}: about {size / 2**20:.1f} MiB of fielddata heap once it is used")
-            add_doc_id_alias(client, index)
         template = load_template(self.query_template) if self.query_template else None
-        return OpenSearchCandidates(
-            client,
-            index,
-            fields=store.manifest.recipe.fields,
-            template=template,
-            qualified_ids=self.qualified_ids,
-            dfs=self.dfs,
-        )
+        client = server.connect()
+
+        def candidates() -> Candidates:
+            return OpenSearchCandidates(
+                client,
+                index,
+                fields=store.manifest.recipe.fields,
+                template=template,
+                qualified_ids=origin is not None and origin.kind == QUALIFIED,
+                dfs=self.dfs,
+            )
+
+        if not self.add_doc_id_alias:
+            return candidates()
+        check_origin(store, candidates(), allow_other_index=self.allow_other_index)  # before anything is changed
+        size = estimate_fielddata_bytes(client, index)
+        notice(f"doc_id -> _id alias on {index}: about {size / 2**20:.1f} MiB of fielddata heap once it is used")
+        add_doc_id_alias(client, index)
+        return candidates()
 
 
 def model_options(command: F) -> F:
@@ -210,7 +209,6 @@ def opensearch_options(command: F) -> F:
             default="",
             help="Sign requests for Amazon OpenSearch in this region (SigV4).",
         ),
-        option("--aws-service", metavar="NAME", default="es", show_default=True, help="es, or aoss for serverless."),
         option(
             "--timeout", metavar="S", type=float, default=60.0, show_default=True, help="Seconds a request may take."
         ),
@@ -228,7 +226,6 @@ def first_stage_options(command: F) -> F:
         option("--candidates", metavar="RUN", help="A TREC run file; - for stdin."),
         option("--index", metavar="NAME", help="The OpenSearch index; by default the one the store was made from."),
         option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
-        option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, for one name over several indices."),
         option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
         option(
             "--allow-other-index", is_flag=True, help="Accept a reindexed copy, after comparing 20 documents with it."
@@ -261,6 +258,32 @@ def ranking_options(command: F) -> F:
     return command
 
 
+def given(*names: str) -> list[str]:
+    """Those of these options that stand on the command line."""
+    context = click.get_current_context()
+    return [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """Raises UsageError where one of these options was given: none is ignored without a word."""
+    if found := given(*names):
+        raise UsageError(f"{', '.join(map(_flag, found))}: {why}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def next_command(command: str, store: Path, server: OpenSearchOptions) -> str:
+    """A command for the same store, model and server."""
+    at = f" --opensearch {server.shown_url}" if server.opensearch else ""
+    words: list[str] = []
+    for name in given(*_LOGIN, "model"):  # none of them is a secret
+        value = click.get_current_context().params[name]
+        words += [_flag(name), *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join([f"{command} --store {shlex.quote(str(store))}{at}", *words])
+
+
 def open_store(folder: Path) -> Store:
     """The store in ``folder``; says so where its last ingest did not come to its end."""
     from colbert_rerank.cli.output import warn
@@ -269,7 +292,8 @@ def open_store(folder: Path) -> Store:
     opened = Store.open(folder)
     if not opened.manifest.complete:
         warn(
-            f"{folder}: an ingest into this store was interrupted, or is under way; it holds {len(opened):,} documents",
+            f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
+            f"holds {len(opened):,} documents",
             documents=len(opened),
         )
     return opened

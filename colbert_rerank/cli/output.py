@@ -18,6 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("colbert_rerank.cli")
 _PACKAGES = ("colbert_rerank", "ingest")
+_NOTICE = logging.ERROR + 5
+logging.addLevelName(_NOTICE, "NOTICE")
 
 
 class _State:
@@ -75,6 +77,11 @@ def say(message: str, **data: object) -> None:
 
 def warn(message: str, **data: object) -> None:
     _log.warning(message, extra={"data": data})
+
+
+def notice(message: str) -> None:
+    """What must be said before something is changed, --quiet or not."""
+    _log.log(_NOTICE, message)
 
 
 def hint(message: str) -> None:

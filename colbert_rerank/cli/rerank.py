@@ -68,7 +68,7 @@ def rerank(
     opened = open_store(store)
     candidates = first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
-    (ranking,) = reranker.run([Query("", query)], candidates, k)
+    (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
         warn("no candidates: the first stage found nothing for this query")
         return

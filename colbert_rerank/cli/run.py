@@ -69,32 +69,39 @@ def run(
       colbert-rerank run --topics queries.tsv --store DIR --candidates bm25.txt --k 100 --output run.txt
     """
     from colbert_rerank import trec
-    from colbert_rerank.evaluate import evaluate, parse_measures
+    from colbert_rerank.errors import StoreMismatchError
+    from colbert_rerank.evaluate import Evaluator, parse_measures
 
     if [topics, qrels, first_stage.candidates].count("-") > 1:
         raise UsageError("only one of --topics, --qrels and --candidates can be read from stdin")
     names = parse_measures(measures)
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
+    stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store)
     candidates = first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
-    before: list[ScoredDoc] = []
-    after: list[ScoredDoc] = []
 
     def rows() -> Iterator[ScoredDoc]:
         with progress("queries", len(queries)) as update:
-            for done, ranking in enumerate(reranker.run(queries, candidates, k), start=1):
-                if judged is not None:
-                    before.extend(ranking.first_stage)
-                    after.extend(ranking.ranked)
+            rankings = reranker.run(queries, candidates, k, allow_other_index=first_stage.allow_other_index)
+            for done, ranking in enumerate(rankings, start=1):
+                if stages:
+                    stages["first stage"].add(ranking.first_stage)
+                    stages["re-ranked"].add(ranking.ranked)
                 update(done)
                 yield from ranking.ranked
+        report = reranker.report
+        if report.candidates and not report.scored and missing == "first_stage":
+            raise StoreMismatchError(
+                f"{store}: none of the {report.candidates:,} candidates has vectors in this store, so nothing was "
+                "re-ranked and no run is written. Are their ids those of the documents that were ingested?"
+            )
 
     written = trec.write_run(rows(), output, tag)
     to_stdout = output == "-"
     say(f"{written:,} lines in {'<stdout>' if to_stdout else output}", lines=written, output=output)
     describe(reranker.report)
-    if judged is not None:
-        stages = {"first stage": evaluate(before, judged, names), "re-ranked": evaluate(after, judged, names)}
-        table("", ["", *names], [[stage, *figures(means)] for stage, means in stages.items()], err=to_stdout)
+    if stages:
+        means = [[name, *figures(evaluator.result().mean)] for name, evaluator in stages.items()]
+        table("", ["", *names], means, err=to_stdout)

@@ -48,6 +48,7 @@ def _check_shapes(Q: npt.NDArray[np.float32], values: npt.NDArray[np.floating], 
     if values.dtype not in (np.float16, np.float32):
         raise UsageError(f"values must be float16 or float32, they are {values.dtype}")
     if offsets.ndim != 1 or offsets.size == 0 or offsets[0] != 0 or offsets[-1] != values.shape[0]:
-        raise UsageError(f"offsets must run from 0 to {values.shape[0]}, the number of rows; got {offsets[[0, -1]]}")
+        got = f"{offsets[0]} to {offsets[-1]}" if offsets.ndim == 1 and offsets.size else f"shape {list(offsets.shape)}"
+        raise UsageError(f"offsets [n + 1] must run from 0 to {values.shape[0]}, the number of rows; got {got}")
     if (np.diff(offsets) < 0).any():
         raise UsageError("offsets must not fall")

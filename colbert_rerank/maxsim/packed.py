@@ -43,7 +43,7 @@ def scores(
         torch.mm(buffer, Q.T, out=product)
         fold = reduce_maxima if where.type == "cpu" else scatter_maxima
         fold(best, product, offsets, start, end)
-    return best.double().sum(dim=1).cpu().numpy()
+    return best.cpu().double().sum(dim=1).numpy()  # on the CPU: Apple's GPUs have no float64
 
 
 def reduce_maxima(

@@ -1,15 +1,19 @@
 """HDF5 files as sets of named, checksummed, contiguous arrays, read through a memory map.
 
-HDF5 is asked where a dataset lies (`dataset.id.get_offset()`), never for its bytes: no handle stays open, the library's
-global lock is not taken, and a fork or a thread can read on. HDF5 itself reads the header out of the same map, so that
-what was opened stays readable when a writer has since replaced and removed the file.
+HDF5 is asked where a dataset lies (`dataset.id.get_offset()`), never for its bytes: no HDF5 handle stays open, the
+library's global lock is not taken, and a fork or a thread can read on. HDF5 itself reads the header out of the same
+map, so that what was opened stays readable when a writer has since replaced and removed the file. Before Python 3.13
+a map keeps a descriptor of its file open: one for each mapped file, out of those that `ulimit -n` allows.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
+import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.errors import StoreCorruptError, StoreReadError
 from colbert_rerank.store import layout
 from colbert_rerank.store.image import Image
 
@@ -27,6 +31,12 @@ Array = npt.NDArray[Any]
 
 # What h5py and NumPy raise when a header is not what it should be.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)
+
+# Why a sound file may not be readable, and what to do then.
+_NO_DAMAGE = {
+    errno.EMFILE: "The store is sound: raise this process's limit (`ulimit -n`) well above its number of segments",
+    errno.EACCES: "Give this user the right to read the store",
+}
 
 
 class Placement(NamedTuple):
@@ -81,19 +91,41 @@ def _digest(checksums: Mapping[str, str]) -> str:
 
 
 def map_file(path: Path, size: int) -> mmap.mmap:
-    """Map a whole file, which the manifest lists with ``size`` bytes. Raises StoreCorruptError."""
+    """Map a whole file, which the manifest lists with ``size`` bytes.
+
+    Raises StoreCorruptError; StoreReadError where the file may be sound and this process cannot read it.
+    """
     try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if found == size:
-                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        return _map(path, size)
     except FileNotFoundError:
         raise StoreCorruptError(f"{path}: this file of the store is missing. {layout.RESTORE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a ValueError for an empty file
+        number = getattr(error, "errno", None)
+        if number == errno.EMFILE and _allow_more_files():
+            return map_file(path, size)
+        if number in _NO_DAMAGE:
+            raise StoreReadError(f"{path}: {os.strerror(number).lower()}. {_NO_DAMAGE[number]}") from None
         raise StoreCorruptError(f"{path}: this file of the store cannot be read: {error}") from None
-    raise StoreCorruptError(
-        f"{path}: it has {found} bytes, the manifest says {size}: truncated or replaced. {layout.RESTORE}"
-    )
+
+
+def _map(path: Path, size: int) -> mmap.mmap:
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise StoreCorruptError(
+                f"{path}: it has {found} bytes, the manifest says {size}: truncated or replaced. {layout.RESTORE}"
+            )
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, trackfd=False)
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+
+
+def _allow_more_files() -> bool:
+    """Raise the limit on this process's open files as far as its user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft != hard
 
 
 def read(

@@ -5,7 +5,7 @@ Ids are looked up by their 64-bit hash and then compared byte by byte, so that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class IdIndex:
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         """Where these ids lie, by binary search over the hashes."""
         keys = [doc_id.encode("utf-8", "surrogatepass") for doc_id in doc_ids]
-        hashes = hash_ids(keys)
+        hashes = hash_ids(keys, len(keys))
         places = np.searchsorted(self._hashes, hashes, side="left")
         found = np.zeros(len(keys), dtype=bool)
         open_ = np.arange(len(keys))
@@ -97,46 +97,56 @@ class IdIndex:
 _PLACE = (layout.SEGMENT_NUMBERS, layout.ORDINALS, layout.ROW_STARTS, layout.ROW_COUNTS)
 
 
-def hash_ids(keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), dtype=np.uint64, count=len(keys))
+def hash_ids(keys: Iterable[bytes | memoryview], count: int) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), dtype=np.uint64, count=count)
 
 
 def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The index columns over the segments' columns, in the manifest's order: of one id's documents the last is live."""
-    keys: list[bytes] = []
-    for columns in segments:
-        whole = columns[layout.ID_BYTES].tobytes()
-        ends = np.cumsum(columns[layout.ID_LENGTHS], dtype=np.int64).tolist()
-        keys.extend(whole[a:b] for a, b in pairwise([0, *ends]))
-    counts = [c[layout.ROW_COUNTS].astype(np.int64) for c in segments]
-    columns = {
-        layout.ID_HASHES: hash_ids(keys),
-        layout.SEGMENT_NUMBERS: np.repeat(np.arange(len(segments), dtype=np.uint32), [c.size for c in counts]),
-        layout.ORDINALS: _joined([np.arange(c.size, dtype=np.uint32) for c in counts], np.uint32),
-        layout.ROW_STARTS: _joined([(np.cumsum(c) - c).astype(np.uint64) for c in counts], np.uint64),
-        layout.ROW_COUNTS: _joined([c.astype(np.uint32) for c in counts], np.uint32),
-        layout.ID_LENGTHS: _joined([c[layout.ID_LENGTHS] for c in segments], np.uint16),
+    """The index columns over the segments' columns, in the manifest's order: of one id's documents the last is live.
+
+    Made with little more memory than twice what is returned: an id is a slice of all ids' bytes, looked at and let go,
+    and one column is put in order after the other.
+    """
+    whole = _joined([c[layout.ID_BYTES] for c in segments], np.uint8).data
+    lengths = _joined([c[layout.ID_LENGTHS] for c in segments], np.uint16)
+    bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).data
+
+    def key(place: int) -> memoryview:
+        return whole[bounds[place] : bounds[place + 1]]
+
+    hashes = hash_ids(map(key, range(lengths.size)), lengths.size)
+    order = _live(hashes, key)
+    counts = [c[layout.ROW_COUNTS] for c in segments]
+    numbers = np.arange(len(segments), dtype=np.uint32)
+    gathered = bytearray()
+    for place in order.data:
+        gathered += key(place)
+    return {
+        layout.ID_HASHES: hashes[order],
+        layout.SEGMENT_NUMBERS: np.repeat(numbers, [c.size for c in counts])[order],
+        layout.ORDINALS: _joined([np.arange(c.size, dtype=np.uint32) for c in counts], np.uint32)[order],
+        layout.ROW_STARTS: _joined([np.cumsum(c, dtype=np.uint64) - c for c in counts], np.uint64)[order],
+        layout.ROW_COUNTS: _joined(counts, np.uint32)[order],
+        layout.ID_LENGTHS: lengths[order],
+        layout.ID_BYTES: np.frombuffer(gathered, dtype=np.uint8),
     }
-    order = _live(columns[layout.ID_HASHES], keys)
-    columns = {name: data[order] for name, data in columns.items()}
-    columns[layout.ID_BYTES] = np.frombuffer(b"".join(keys[i] for i in order), dtype=np.uint8)
-    return columns
 
 
-def _live(hashes: npt.NDArray[np.uint64], keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Positions in order of hash; where an id occurs more than once, only its last."""
-    order = np.argsort(hashes, kind="stable")
-    again = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-    if not again.size:
-        return order
-    dead = set()
-    for first in again.tolist():  # the stable sort keeps equal hashes in the order they were written
-        run = first
-        while run >= 0 and hashes[order[run]] == hashes[order[first + 1]]:
-            if keys[order[run]] == keys[order[first + 1]]:
-                dead.add(run)
-            run -= 1
-    return np.delete(order, sorted(dead))
+def _live(hashes: npt.NDArray[np.uint64], key: Callable[[int], memoryview]) -> npt.NDArray[np.int64]:
+    """Places in order of hash; where an id occurs more than once, only its last."""
+    order = np.argsort(hashes, kind="stable")  # which keeps equal hashes in the order they were written
+    ordered = hashes[order]
+    live = np.ones(order.size, dtype=bool)
+    left, step = np.arange(order.size), 0
+    while left.size:  # each is compared with the next of its hash, with the next but one, until it is found again
+        step += 1
+        left = left[left + step < order.size]
+        left = left[ordered[left + step] == ordered[left]]
+        pairs = zip(order[left].data, order[left + step].data, strict=True)
+        again = np.fromiter((key(a) == key(b) for a, b in pairs), dtype=bool, count=left.size)
+        live[left[again]] = False
+        left = left[~again]
+    return order[live]
 
 
 def _joined(parts: list[Array], dtype: npt.DTypeLike) -> Array:

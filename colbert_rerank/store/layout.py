@@ -27,6 +27,7 @@ ROW_COUNTS = "row_counts"  # [n] uint32
 ID_LENGTHS = "id_lengths"  # [n] uint16, bytes
 ID_BYTES = "id_bytes"  # [sum of lengths] uint8, UTF-8
 CONTENT_HASHES = "content_hashes"  # [n, 16] uint8, BLAKE2b of the encoded text
+FIELD_HASHES = "field_hashes"  # [n, 16] uint8, BLAKE2b of all fields as JSON, zeros where unknown
 SEQ_NOS = "seq_nos"  # [n] int64, -1 where unknown
 PRIMARY_TERMS = "primary_terms"  # [n] int64, -1 where unknown
 BLOCK_CHECKSUMS = "block_checksums"  # [ceil(bytes of values / BLOCK)] uint64, XXH3-64

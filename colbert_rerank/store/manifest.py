@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError
+from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreReadError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import files, layout
 from colbert_rerank.types import Origin
@@ -86,7 +87,12 @@ def load(folder: Path) -> Manifest:
             f"{folder}: no store here ({layout.MANIFEST} is missing); make one with `ingest`"
         ) from None
     except OSError as error:
-        raise StoreCorruptError(f"{path}: the manifest cannot be read: {error.strerror}") from None
+        kind = (
+            StoreReadError
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+            else StoreCorruptError
+        )
+        raise kind(f"{path}: the manifest cannot be read: {error.strerror}") from None
     try:
         data = json.loads(raw.decode("utf-8"))
         found = data["format"]

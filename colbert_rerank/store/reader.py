@@ -1,4 +1,4 @@
-"""Reading a store: one generation of it, mapped, without an open file handle."""
+"""Reading a store: one generation of it, mapped."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.segment import Segment, read_index
+from colbert_rerank.store.unit import UNKNOWN
 
 
 class Gathered(NamedTuple):
@@ -33,6 +34,7 @@ class Stored(NamedTuple):
     """What a store remembers of one document beside its vectors."""
 
     content_hash: bytes
+    fields_hash: bytes  # zeros where unknown
     seq_no: int
     primary_term: int
     rows: int
@@ -101,9 +103,11 @@ class Store:
                 continue
             segment = self.segments[number]
             small = segment.columns
+            fields = small.get(layout.FIELD_HASHES)
             seq_nos, terms = small.get(layout.SEQ_NOS), small.get(layout.PRIMARY_TERMS)
             yield Stored(
                 content_hash=small[layout.CONTENT_HASHES][ordinal].tobytes(),
+                fields_hash=UNKNOWN if fields is None else fields[ordinal].tobytes(),
                 seq_no=-1 if seq_nos is None else int(seq_nos[ordinal]),
                 primary_term=-1 if terms is None else int(terms[ordinal]),
                 rows=rows,

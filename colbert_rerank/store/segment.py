@@ -23,7 +23,7 @@ REQUIRED = {
     layout.CONTENT_HASHES: "|u1",
     layout.BLOCK_CHECKSUMS: "<u8",
 }
-OPTIONAL = {layout.SEQ_NOS: "<i8", layout.PRIMARY_TERMS: "<i8"}
+OPTIONAL = {layout.FIELD_HASHES: "|u1", layout.SEQ_NOS: "<i8", layout.PRIMARY_TERMS: "<i8"}
 
 
 class Segment:
@@ -55,7 +55,9 @@ class Segment:
                 layout.CONTENT_HASHES: (n, HASH_BYTES),
                 layout.BLOCK_CHECKSUMS: (-(-self.values.nbytes // layout.BLOCK),),
             }
-            shapes |= {name: (n,) for name in OPTIONAL if name in found}
+            shapes |= {name: (n,) for name in (layout.SEQ_NOS, layout.PRIMARY_TERMS) if name in found}
+            if layout.FIELD_HASHES in found:
+                shapes[layout.FIELD_HASHES] = (n, HASH_BYTES)
             for name, shape in shapes.items():
                 if found[name].shape != shape:
                     raise StoreCorruptError(f"{self.path}: column {name} has shape {found[name].shape}, not {shape}")

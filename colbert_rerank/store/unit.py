@@ -14,6 +14,8 @@ from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import layout
 from colbert_rerank.store.columns import Array, raw_bytes
 
+UNKNOWN = bytes(HASH_BYTES)  # a hash that was not taken
+
 
 class Unit:
     """Documents for one segment, in memory. Ids must be new within the unit."""
@@ -25,6 +27,7 @@ class Unit:
         self.rows = 0
         self._ids: list[bytes] = []
         self._hashes: list[bytes] = []
+        self._field_hashes: list[bytes] = []
         self._seq_nos: list[int] = []
         self._primary_terms: list[int] = []
 
@@ -36,7 +39,14 @@ class Unit:
         return self.rows * self.dim * self.dtype.itemsize
 
     def add(
-        self, doc_id: str, matrix: npt.NDArray[Any], content_hash: bytes, seq_no: int = -1, primary_term: int = -1
+        self,
+        doc_id: str,
+        matrix: npt.NDArray[Any],
+        content_hash: bytes,
+        *,
+        fields_hash: bytes = UNKNOWN,
+        seq_no: int = -1,
+        primary_term: int = -1,
     ) -> None:
         """Append one document; ``matrix`` [T, dim] is cast to the store's dtype.
 
@@ -51,8 +61,9 @@ class Unit:
             raise UsageError(f"document id {doc_id!r} has {len(key)} bytes, expected 1 to {layout.ID_LIMIT}")
         if matrix.ndim != 2 or matrix.shape[1] != self.dim:
             raise UsageError(f"document {doc_id!r}: its matrix is {list(matrix.shape)}, expected [T, {self.dim}]")
-        if len(content_hash) != HASH_BYTES:
-            raise UsageError(f"document {doc_id!r}: its content hash has {len(content_hash)} bytes, not {HASH_BYTES}")
+        for hash_ in (content_hash, fields_hash):
+            if len(hash_) != HASH_BYTES:
+                raise UsageError(f"document {doc_id!r}: one of its hashes has {len(hash_)} bytes, not {HASH_BYTES}")
         with np.errstate(over="ignore"):  # what overflows becomes infinity, which is refused below
             values = np.ascontiguousarray(matrix, dtype=self.dtype)
         if not np.isfinite(values).all():
@@ -63,6 +74,7 @@ class Unit:
         self.rows += len(values)
         self._ids.append(key)
         self._hashes.append(content_hash)
+        self._field_hashes.append(fields_hash)
         self._seq_nos.append(seq_no)
         self._primary_terms.append(primary_term)
 
@@ -75,6 +87,10 @@ class Unit:
             layout.CONTENT_HASHES: np.frombuffer(b"".join(self._hashes), dtype=np.uint8).reshape(-1, HASH_BYTES),
             layout.BLOCK_CHECKSUMS: block_checksums(self.values),
         }
+        if any(h != UNKNOWN for h in self._field_hashes):
+            columns[layout.FIELD_HASHES] = np.frombuffer(b"".join(self._field_hashes), dtype=np.uint8).reshape(
+                -1, HASH_BYTES
+            )
         if any(s >= 0 for s in self._seq_nos):
             columns[layout.SEQ_NOS] = np.array(self._seq_nos, dtype=np.int64)
             columns[layout.PRIMARY_TERMS] = np.array(self._primary_terms, dtype=np.int64)

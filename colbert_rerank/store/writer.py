@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError
+from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, UsageError
+from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import files, ids, layout, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
@@ -18,6 +20,12 @@ from colbert_rerank.store.manifest import Manifest, SegmentEntry
 from colbert_rerank.store.segment import Segment
 from colbert_rerank.store.unit import Unit, block_checksums
 from colbert_rerank.types import Origin
+
+# Files of the segments folder that a writer made; all others are left alone.
+_OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids)?\.h5(\.tmp)?")
+# What a new store's folder may hold: what a writer that was killed at once left, and what file systems put there.
+_HARMLESS = {layout.SEGMENTS, layout.LOCK, layout.BM25, layout.MANIFEST + files.TEMPORARY, "lost+found"}
+MERGE_EVERY = 16  # segments
 
 
 class StoreWriter:
@@ -36,6 +44,9 @@ class StoreWriter:
         ``posted`` says whether its documents are in the first stage's index already. Raises StoreWriteError, and then
         what was committed before is intact.
         """
+        if self.manifest.segments and len(self.manifest.segments) % MERGE_EVERY == 0:
+            self._merge()  # or a long ingest ends with more files than a process may map
+            self.sweep()
         entry = segment.write(
             self.folder, self._name(), unit.columns(), unit.values, (unit.rows, unit.dim), self.manifest.dtype
         )
@@ -60,15 +71,18 @@ class StoreWriter:
         unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
         self._save(self.manifest.next(origin=origin, segments=unposted, complete=False))
 
-    def finish(self) -> None:
-        """End an ingest: merge small segments, write the id index, and drop files that are no longer listed."""
+    def finish(self, *, complete: bool = True) -> None:
+        """End an ingest: merge small segments, write the id index, and drop files that are no longer listed.
+
+        ``complete`` says whether the first stage's index holds all that the store holds.
+        """
         self._merge()
         if self.manifest.index is None:
             opened = [self._open(entry) for entry in self.manifest.segments]
             entry = segment.write_index(self.folder, self._name("ids"), ids.build([s.columns for s in opened]))
-            self._save(self.manifest.next(index=entry, complete=True))
-        elif not self.manifest.complete:
-            self._save(self.manifest.next(complete=True))
+            self._save(self.manifest.next(index=entry, complete=complete))
+        elif self.manifest.complete != complete:
+            self._save(self.manifest.next(complete=complete))
         self.sweep()
 
     def sweep(self) -> None:
@@ -78,10 +92,9 @@ class StoreWriter:
             listed.add(self.manifest.index.file)
         with files.write_errors(self.folder):
             for path in (self.folder / layout.SEGMENTS).iterdir():
-                if path.name not in listed and (path.suffix in (".h5", files.TEMPORARY)):
+                if path.name not in listed and _OURS.fullmatch(path.name):
                     path.unlink()
-            for path in self.folder.glob("*" + files.TEMPORARY):
-                path.unlink()
+            (self.folder / (layout.MANIFEST + files.TEMPORARY)).unlink(missing_ok=True)
 
     def _merge(self) -> None:
         """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""
@@ -143,8 +156,15 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
     """Hold the store in ``folder`` for writing; one that is not there yet is made with the manifest ``new``.
 
     Raises StoreWriteError where another process writes to it, StoreCorruptError where its manifest is damaged or
-    has gone. Whether an existing store suits is for the caller to say.
+    has gone, UsageError for a folder of other things. Whether an existing store suits is for the caller to say.
     """
+    if folder.is_dir() and not (folder / layout.MANIFEST).exists():
+        others = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS and not p.name.startswith("."))
+        if others:
+            raise UsageError(
+                f"{folder}: not a store, and not empty (it holds {', '.join(others[:3])}"
+                f"{' ...' if others[3:] else ''}). Give a new folder"
+            )
     files.make_folder(folder / layout.SEGMENTS)
     with files.locked(folder / layout.LOCK):
         try:
@@ -166,11 +186,16 @@ def _join_columns(parts: Sequence[Segment], kept: Sequence[Array]) -> dict[str, 
     for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.CONTENT_HASHES):
         joined[name] = np.concatenate([p.columns[name][k] for p, k in zip(parts, kept, strict=True)])
     joined[layout.ID_BYTES] = np.concatenate([_id_bytes(p, k) for p, k in zip(parts, kept, strict=True)])
-    for name in (layout.SEQ_NOS, layout.PRIMARY_TERMS):
+    unknown: dict[str, Array] = {
+        layout.FIELD_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
+        layout.SEQ_NOS: np.full(1, -1, dtype=np.int64),
+        layout.PRIMARY_TERMS: np.full(1, -1, dtype=np.int64),
+    }
+    for name, value in unknown.items():
         if any(name in p.columns for p in parts):
             joined[name] = np.concatenate(
                 [
-                    p.columns[name][k] if name in p.columns else np.full(k.size, -1, dtype=np.int64)
+                    p.columns[name][k] if name in p.columns else np.repeat(value, k.size, axis=0)
                     for p, k in zip(parts, kept, strict=True)
                 ]
             )

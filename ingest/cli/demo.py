@@ -11,7 +11,14 @@ import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
 from colbert_rerank.cli.help import Command
-from colbert_rerank.cli.options import FOLDER, ModelOptions, OpenSearchOptions, model_options, opensearch_options
+from colbert_rerank.cli.options import (
+    FOLDER,
+    ModelOptions,
+    OpenSearchOptions,
+    model_options,
+    next_command,
+    opensearch_options,
+)
 from colbert_rerank.cli.output import figures, line_width, output_options, say, table
 from colbert_rerank.cli.progress import progress
 
@@ -74,6 +81,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
             recipe=recipe,
             report=report,
             first_stage=first_stage,
+            allow_other_index=True,  # an index of this name can only hold these documents
             progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * encoder.dim * 2),
         )
     seconds["ingest"] = time.perf_counter() - clock
@@ -108,7 +116,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
         [[stage, *figures(before.mean)], [f"ColBERT ({model.model})", *figures(after.mean)]],
     )
     click.echo()
-    _times(seconds, report.encoded, reranker.report.median_ms())
+    _times(seconds, report.encoded, reranker.report.mean_ms())
     relevant = {(q.query_id, q.doc_id) for q in qrels if q.relevance > 0}
     gain = {
         r.query.query_id: after.per_query[measures[0]][r.query.query_id]
@@ -120,19 +128,16 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
         click.echo()
         _example(title, ranking, gain[ranking.query.query_id], relevant, candidates)
     click.echo()
-    click.echo(f'Now ask it something:  colbert-rerank rerank "who founded Publix" --store {folder}' + _again(server))
+    command = next_command('colbert-rerank rerank "who founded Publix"', folder, server)
+    click.echo(f"Now ask it something:  {command}")
     say(f"the store is in {folder}; delete it when you are done", store=str(folder))
 
 
-def _again(server: OpenSearchOptions) -> str:
-    return f" --opensearch {server.shown_url}" if server.opensearch else ""
-
-
-def _times(seconds: Mapping[str, float], encoded: int, medians: Mapping[str, float]) -> None:
+def _times(seconds: Mapping[str, float], encoded: int, means: Mapping[str, float]) -> None:
     rows = [[stage, f"{s:.1f} s"] for stage, s in seconds.items()]
     if encoded:
         rows[-1][0] += f" ({encoded / seconds['ingest']:.0f} documents/s)"
-    rows += [[f"{stage}, median a query", f"{ms:.2f} ms"] for stage, ms in medians.items()]
+    rows += [[f"{stage}, mean a query", f"{ms:.2f} ms"] for stage, ms in means.items()]
     table("Time", ["stage", ""], rows)
 
 

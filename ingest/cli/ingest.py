@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.help import Command, section
-from colbert_rerank.cli.options import FOLDER, ModelOptions, OpenSearchOptions, model_options, opensearch_options
+from colbert_rerank.cli.options import (
+    FOLDER,
+    ModelOptions,
+    OpenSearchOptions,
+    given,
+    model_options,
+    next_command,
+    opensearch_options,
+    refuse,
+)
 from colbert_rerank.cli.output import hint, output_options, say, warn
 from colbert_rerank.cli.progress import progress
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from colbert_rerank.recipe import Recipe
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from ingest.validation import InputReport
 
 OPENSEARCH = "opensearch:"
+NEW_INDEX = ("index", "shards", "replicas", "analyzer", "bm25_k1", "bm25_b", "into_existing")
 
 
 new_index = section("An index to fill")
@@ -84,6 +94,7 @@ def ingest(
       colbert-rerank ingest opensearch:articles --fields title,body --store DIR --opensearch http://localhost:9200
     """
     from colbert_rerank.recipe import Recipe
+    from colbert_rerank.types import Index
     from ingest.pipeline import IngestReport
     from ingest.pipeline import ingest as run
     from ingest.sources.count import expected_documents
@@ -94,8 +105,8 @@ def ingest(
         raise UsageError("--fields names no field")
     report = IngestReport(InputReport(on_error))
     found = _source(source, server, index, qualified_ids, options, report.input)
-    origin = getattr(found, "origin", None)
-    first_stage = None if origin else _first_stage(recipe, server, index, options)
+    read_from = found if isinstance(found, Index) else None
+    first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
     with progress("documents", expected_documents(found)) as update:
@@ -106,14 +117,15 @@ def ingest(
             recipe=recipe,
             report=report,
             first_stage=first_stage,
-            origin=origin,
+            index=read_from,
             dtype=dtype,
             allow_other_index=allow_other_index,
-            progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * row_bytes),
+            progress=lambda r: update(r.encoded + r.unchanged + r.updated, size=r.rows * row_bytes),
         )
     describe(report, manifest, store)
-    at = f" --opensearch {server.shown_url}" if server.opensearch else ""
-    hint(f'Search it:  colbert-rerank rerank "your question" --store {store}{at}')
+    if not report.input.accepted:
+        raise InputError(f"no document was accepted, so there is nothing to search; {source} holds none that is usable")
+    hint("Search it:  " + next_command('colbert-rerank rerank "your question"', store, server))
 
 
 def _source(
@@ -124,9 +136,10 @@ def _source(
     if spec.startswith(OPENSEARCH) and spec != OPENSEARCH and server.opensearch:
         from ingest.sources.opensearch import OpenSearchSource
 
-        if index is not None:
-            raise UsageError(f"--index names an index to fill; {spec} is read, and stays the first stage itself")
+        refuse(NEW_INDEX, f"{spec} is only read, and stays the first stage itself")
+        refuse(("format", "id_field", "columns"), f"the documents of {spec} have ids and fields already")
         return OpenSearchSource(server.connect(), spec.removeprefix(OPENSEARCH), qualified_ids=qualified_ids)
+    refuse(("qualified_ids",), "only an index that is read, opensearch:INDEX, has such ids")
     columns = tuple(c.strip() for c in options["columns"].split(",")) if options["columns"] else None
     return open_source(spec, SourceOptions(options["format"], options["id_field"], columns), report)
 
@@ -137,8 +150,7 @@ def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, o
     from mappings import index_body
 
     if server.opensearch is None:
-        if index is not None:
-            raise UsageError("--index needs --opensearch URL")
+        refuse(NEW_INDEX, "an index in OpenSearch needs --opensearch URL")
         return None
     if index is None:
         raise UsageError("name the index to fill: --index NAME")
@@ -153,7 +165,8 @@ def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, o
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return opensearch(server.connect(), index, body, into_existing=options["into_existing"])
+    wanted = given("shards", "replicas", "analyzer", "bm25_k1", "bm25_b")
+    return opensearch(server.connect(), index, body, into_existing=options["into_existing"], wanted=wanted)
 
 
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
@@ -162,14 +175,23 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
     size = sum(s.bytes for s in manifest.segments) / 1e6
     say(
         f"{store}: {documents:,} {_documents(documents)}, {manifest.rows:,} token vectors, {size:,.1f} MB "
-        f"({report.encoded:,} encoded, {report.unchanged:,} stored before)",
+        f"({report.encoded:,} encoded, {report.unchanged + report.updated:,} stored before)",
         documents=documents,
         rows=manifest.rows,
         encoded=report.encoded,
         unchanged=report.unchanged,
+        updated=report.updated,
         posted=report.posted,
         bytes=sum(s.bytes for s in manifest.segments),
     )
+    if report.updated:
+        say(f"{report.updated:,} {_documents(report.updated)} of the same text with other fields, posted again")
+    if owed := report.owed:
+        warn(
+            f"{owed:,} {_documents(owed)} of the store may be missing in the index, since an ingest was interrupted or "
+            "the index was lost: ingest what they came from once more",
+            owed=owed,
+        )
     if cut := report.truncated:
         warn(f"{cut:,} {_documents(cut)} longer than the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:

@@ -19,7 +19,7 @@ _BEIR_NAMES = ("corpus.jsonl", "corpus.jsonl.gz")
 
 
 class JsonlSource:
-    """Every field of each object is kept, save ``_id``: OpenSearch refuses a body field of that name."""
+    """Every field of each object is kept, save an ``_id`` that is the id: OpenSearch refuses it within a body."""
 
     def __init__(self, path: str, *, id_field: str | None, report: InputReport, kind: str = "jsonl") -> None:
         self.kind: Final = kind
@@ -43,7 +43,8 @@ class JsonlSource:
             doc_id = id_from_json(fields, self.id_field, where, report)
             if doc_id is None:
                 continue
-            fields.pop(ID_FIELD, None)
+            if self.id_field == ID_FIELD:
+                del fields[ID_FIELD]
             yield Document(doc_id, fields, where)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import opensearchpy
 
+from colbert_rerank.candidates.documents import Documents
 from colbert_rerank.errors import InputError, OpenSearchError, UsageError
 from colbert_rerank.id_set import IdSet
 from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
-from colbert_rerank.opensearch import server_url, translated
-from colbert_rerank.retry import WRITE, Retry, with_retry
+from colbert_rerank.opensearch import server_url
+from colbert_rerank.retry import WRITE, Retry
 from colbert_rerank.types import Document, Origin
 from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
 from mappings import document_fields, made_by_us
@@ -59,6 +59,7 @@ class OpenSearchSource:
             )
         for info in self._indices.values():
             _check_source(info)
+        self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
         self._slices = slices or max(int(info.settings.get("number_of_shards", 1)) for info in self._indices.values())
         self._page_docs = page_docs
         self._keep_alive = keep_alive
@@ -77,7 +78,11 @@ class OpenSearchSource:
     @property
     def origin(self) -> Origin:
         """The concrete index and its UUID; several are joined by commas."""
-        return origin_of(list(self._indices.values()))
+        return origin_of(list(self._indices.values()), qualified=self._qualified)
+
+    def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
+        """The documents with these ids, in any order; ids the index does not hold are left out."""
+        return self._documents.fetch(doc_ids)
 
     def __iter__(self) -> Iterator[Document]:
         seen = _Seen()
@@ -103,7 +108,8 @@ class OpenSearchSource:
                         snapshot.close()
                         snapshot = self._open()
                         seen.resumed = True
-                        if origin_of(resolve_readable(self._client, self._index)) != self.origin:
+                        now = resolve_readable(self._client, self._index)
+                        if origin_of(now, qualified=self._qualified) != self.origin:
                             raise OpenSearchError(
                                 f"{self._index!r} was replaced while it was read; read it again"
                             ) from error
@@ -137,7 +143,7 @@ class OpenSearchSource:
             if verdict == "again" and seen.resumed:
                 continue
             if verdict == "twice":
-                self._check_twice(info.name, hit["_id"])
+                self._documents.check_twins(info.name, hit["_id"])  # hashes alone may meet
             source = hit.get("_source")
             if source is None:
                 raise _no_source(info.name)
@@ -147,22 +153,6 @@ class OpenSearchSource:
                 f"{info.name}/{hit['_id']}",
                 hit.get("_seq_no", -1),
                 hit.get("_primary_term", -1),
-            )
-
-    def _check_twice(self, index: str, inner_id: str) -> None:
-        """Raise where the index really holds two documents with this id, naming both; hashes alone may meet."""
-        body = {"query": {"ids": {"values": [inner_id]}}, "_source": False, "explain": True, "size": 2}
-        with translated(self._client, index=index):
-            answer = with_retry(
-                lambda: self._client.search(index=index, body=body, params={"search_pipeline": "_none"}), self._retry
-            )
-        hits = answer["hits"]["hits"]
-        if len(hits) > 1:
-            places = " and ".join(map(_place, hits))
-            raise InputError(
-                f"two documents have the id {inner_id!r}: {places}. Custom routing put them on different shards; give "
-                "one of them another id",
-                where=index,
             )
 
 
@@ -201,8 +191,3 @@ def _no_source(index: str) -> InputError:
         "the index keeps no _source, so its documents cannot be read back. Ingest them from where they came from",
         where=index,
     )
-
-
-def _place(hit: dict[str, Any]) -> str:
-    routing = f"with routing {hit['_routing']!r}" if "_routing" in hit else "without routing"
-    return f"{hit.get('_shard', hit['_index'])} {routing}"

@@ -23,18 +23,19 @@ _EXPECTED = """A source is one of:
   a file or folder of TREC <DOC> text      trec
   ir_datasets:ID                           ir_datasets
   opensearch:INDEX with --opensearch URL   opensearch
-  -  (stdin) with --format jsonl|tsv|trec
+  -  (stdin) or a pipe, with --format jsonl|tsv|trec
 Files may be gzipped. Say which it is with --format where the content does not"""
 
 
 def open_source(spec: str, options: SourceOptions, report: InputReport) -> Source:
     """The source that ``spec`` names: a path, ``-``, or ``ir_datasets:ID``.
 
-    The format of a file is found by its content unless ``options`` names it. Bad pieces of input go to ``report``.
+    The format of a file is found by its content unless ``options`` names it; that of stdin, a pipe or a device must be
+    named. Bad pieces of input go to ``report``.
 
-    Raises UsageError for an unknown kind of source, options that do not belong to it, and ``opensearch:INDEX``, which
-    needs a client that only the caller has; InputError for a path that does not exist or cannot be read;
-    MissingDependencyError where an optional package is missing.
+    Raises UsageError for an unknown kind of source, options that do not belong to it or are missing, and
+    ``opensearch:INDEX``, which needs a client that only the caller has; InputError for a path that does not exist or
+    cannot be read; MissingDependencyError where an optional package is missing.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and scheme in ("ir_datasets", "opensearch"):
@@ -74,6 +75,9 @@ def _kind_of(spec: str) -> str:
     if spec == STDIN:
         raise UsageError("documents on stdin need --format jsonl, tsv or trec")
     path = Path(spec)
+    if path.exists() and not path.is_file() and not path.is_dir():  # what is read here, the source would not find again
+        message = "is a pipe or a device, which can be read only once: its documents need --format jsonl, tsv or trec"
+        raise UsageError(f"{spec} {message}")
     if path.is_dir():
         if beir_corpus(path) is not None:
             return "beir"

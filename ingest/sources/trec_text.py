@@ -15,8 +15,11 @@ from colbert_rerank.types import Document
 from ingest.validation import InputReport
 
 _DOC_TAG = re.compile(r"(</?DOC(?:\s[^>]*)?>)", re.IGNORECASE)
-_FIELD = re.compile(r"<([A-Z][A-Z0-9_.-]*)(?:\s[^>]*)?>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
-_TAG = re.compile(r"</?[A-Z][^<>]*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_ATTRIBUTES = r"(?:\s[^<>]*=[^<>]*|\s+\w*)?"  # <F P=100>, <hr noshade>; "x <b and y> c" is text
+# A comment, whose tags are none, or a tag that opens or closes: not <br/>.
+_TAG = re.compile(rf"<!--.*?-->|<(/?)([A-Z][A-Z0-9_.-]*){_ATTRIBUTES}(?<!/)>", re.IGNORECASE | re.DOTALL)
+# What is taken out of a field. <stdio.h> and <jo@example.org> are text.
+_MARKUP = re.compile(rf"<!--.*?-->|<[!?][A-Z][^<>]*>|</?[A-Z][\w:-]*{_ATTRIBUTES}\s*/?>", re.IGNORECASE | re.DOTALL)
 _SNIFFED_BYTES = 1 << 16
 # The newswire collections name their titles in these ways; `title` is what the default recipe reads.
 _TITLE_TAGS = ("headline", "head")
@@ -27,8 +30,12 @@ _log = logging.getLogger(__name__)
 class TrecTextSource:
     """Each tag directly below ``<DOC>`` becomes a field under its name in lower case, inner tags removed.
 
-    A tag that stands several times gives one field, joined by line breaks. A document without ``<TITLE>`` has its
-    ``<HEADLINE>`` or ``<HEAD>`` as ``title`` too. Text outside of ``<DOC>`` is not read.
+    A tag that stands several times gives one field, joined by line breaks. Text between the fields joins ``text``. A
+    tag that is not closed is refused, for where its field ends nobody can tell; but what follows ``<DOCHDR>`` is a web
+    page (.GOV, WT10g), which closes its tags as it likes: its ``<TITLE>`` is ``title``, and all the rest ``text``.
+
+    A document without ``<TITLE>`` has its ``<HEADLINE>`` or ``<HEAD>`` as ``title`` too. Text outside of ``<DOC>`` is
+    not read.
     """
 
     def __init__(self, path: str, report: InputReport) -> None:
@@ -81,7 +88,7 @@ class TrecTextSource:
                 elif piece.startswith("</"):
                     if not start:
                         self._report.refuse("malformed TREC text", "</DOC> without a <DOC>", f"{name}:{number}")
-                    elif not spoiled and (document := self._document("\n".join(lines), f"{name}:{start}")):
+                    elif not spoiled and (document := self._document("\n".join(lines), name, start)):
                         yield document
                     start, lines = 0, []
                 else:
@@ -93,10 +100,18 @@ class TrecTextSource:
             message = f"this <DOC> is not closed before the end of the file (line {number})"
             self._report.refuse("malformed TREC text", message, f"{name}:{start}")
 
-    def _document(self, body: str, where: str) -> Document | None:
+    def _document(self, body: str, name: str, start: int) -> Document | None:
+        where = f"{name}:{start}"
         parts: dict[str, list[str]] = {}
-        for tag, content in _FIELD.findall(body):
-            parts.setdefault(tag.lower(), []).append(_plain(content))
+        try:
+            for field, content in _fields(body):
+                parts.setdefault(field, []).append(content)
+        except _NotClosedError as error:
+            tag = error.tag
+            message = f"<{tag[2]}> without a </{tag[2]}> before </DOC>. Close it; where it is text, write &lt;{tag[2]}>"
+            line = start + body.count("\n", 0, tag.start())
+            self._report.refuse("malformed TREC text", message, f"{name}:{line}")
+            return None
         fields: dict[str, object] = {name: "\n".join(filter(None, contents)) for name, contents in parts.items()}
         ids = parts.get("docno", [])
         if len(ids) != 1:
@@ -119,5 +134,35 @@ def holds_documents(path: str) -> bool:
     return re.search(rb"<DOC[\s>]", start, re.IGNORECASE) is not None
 
 
+class _NotClosedError(Exception):
+    def __init__(self, tag: re.Match[str]) -> None:
+        self.tag = tag
+
+
+def _fields(body: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, plain text) of each field, and ("text", ..) of what stands between them: no text is passed over."""
+    tags = [tag for tag in _TAG.finditer(body) if tag[2]]
+    last_closed = {tag[2].lower(): tag.start() for tag in tags if tag[1]}
+    field, since = "", 0  # the open field, or none
+    is_page = False
+    for tag in tags:
+        name = tag[2].lower()
+        if field:
+            if tag[1] and name == field:
+                yield field, _plain(body[since : tag.start()])
+                is_page = is_page or field == "dochdr"
+                field, since = "", tag.end()
+        elif not tag[1] and (not is_page or name == "title"):
+            if last_closed.get(name, -1) > tag.start():
+                if text := _plain(body[since : tag.start()]):
+                    yield "text", text
+                field, since = name, tag.end()
+            elif not is_page:
+                raise _NotClosedError(tag)
+    if text := _plain(body[since:]):
+        yield "text", text
+
+
 def _plain(content: str) -> str:
-    return html.unescape(_TAG.sub("", content)).strip()
+    # A blank for a tag: <td>one</td><td>two</td> are two words.
+    return html.unescape(_MARKUP.sub(" ", content)).strip()

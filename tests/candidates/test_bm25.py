@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +22,12 @@ from hypothesis import strategies as st
 
 from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index, origin_of
-from colbert_rerank.errors import StoreWriteError
-from colbert_rerank.types import Query, ScoredDoc
+from colbert_rerank.errors import StoreCorruptError, StoreError, StoreMismatchError, StoreWriteError
+from colbert_rerank.store import Manifest
+from colbert_rerank.types import Origin, Query, ScoredDoc
 from tests.collection import documents, empty_manifest, queries, texts
 
+ROOT = Path(__file__).parents[2]
 MANIFEST = empty_manifest()
 COPIES = 50
 COPY = "The Hoover Dam is a concrete arch gravity dam in the Black Canyon of the Colorado River"
@@ -323,3 +331,288 @@ def test_a_second_writer_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     held.rollback()
     del held, other
     assert ids(index, "fish") == ["a"]
+
+
+def test_it_counts_its_documents(tmp_path: Path) -> None:
+    index = indexed(tmp_path, [[posted("a", "fish"), posted("b", "fish")], [posted("b", "whale")]])
+    assert len(index) == len(Bm25Index.open_for(tmp_path, empty_manifest(content=2))) == 2
+
+
+# Searching where nothing may be written
+
+
+@pytest.fixture
+def others_folder() -> Iterator[Path]:
+    """A folder that other users can reach, unlike `tmp_path`."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    for path in (folder, *folder.rglob("*/")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+# Drops root's rights, which no file mode restricts, and calls the code given.
+UNPRIVILEGED = """
+import os, sys, tempfile
+from pathlib import Path
+from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.errors import ColbertRerankError
+from colbert_rerank.types import Query
+from tests.collection import empty_manifest
+
+folder = Path(sys.argv[1])
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+try:
+    (folder / "bm25" / "probe").touch()
+except PermissionError:
+    pass
+else:
+    raise AssertionError("the folder can be written to")
+try:
+    exec(sys.argv[2])
+except ColbertRerankError as error:
+    print(type(error).__name__, error)
+"""
+SEARCH = """
+index = Bm25Index.open_for(folder, empty_manifest(content=2))
+[found] = index.search([Query("q", "fish")], 10)
+print([d.doc_id for d in found], [d.fields for d in index.fetch(["b"])])
+"""
+
+
+def unprivileged(folder: Path, code: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED, str(folder), code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+@pytest.fixture
+def read_only(others_folder: Path) -> Path:
+    """A store's folder with an index of two commits, in which nothing may be written."""
+    store = others_folder / "store"
+    indexed(store, [[posted("a", "one fish")], [posted("b", "two fish")]])
+    temporary = others_folder / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    for path in (*(store / "bm25").iterdir(), store / "bm25", store):
+        path.chmod(path.stat().st_mode & ~0o222)
+    return store
+
+
+def test_a_user_who_may_only_read_can_search(read_only: Path) -> None:
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in (read_only / "bm25").iterdir())
+    temporary = read_only.parent / "tmp"
+    assert unprivileged(read_only, SEARCH, TMPDIR=str(temporary)) == "['a', 'b'] [{'text': 'two fish'}]"
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in (read_only / "bm25").iterdir()) == before
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_user_who_may_only_read_cannot_ingest_and_is_told_why(read_only: Path) -> None:
+    answer = unprivileged(read_only, "Bm25Index.create_or_open(folder, empty_manifest(content=2))")
+    assert answer.startswith("StoreWriteError cannot write ")
+    assert "permission denied. Give a folder this user can write to" in answer
+
+
+def test_a_user_who_may_not_read_is_told_so(read_only: Path) -> None:
+    path = next((read_only / "bm25").glob("*.idx"))
+    path.chmod(0)
+    assert unprivileged(read_only, SEARCH).startswith(
+        f"StoreReadError {path}: Permission denied. It may be sound: see that"
+    )
+
+
+def test_searching_without_a_temporary_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed(tmp_path, [[posted("a", "fish")]])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(StoreWriteError, match=r"bm25: searching it needs a temporary folder: .*none.* Set TMPDIR"):
+        Bm25Index.open_for(tmp_path, empty_manifest(content=1))
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's folder with an index of three segments, in one of which a document is deleted."""
+    folder = tmp_path_factory.mktemp("sound")
+    whole = _real()
+    indexed(folder, [whole[:200], whole[200:390], [*whole[390:], posted(whole[3][0], "other words now")]])
+    return folder
+
+
+KINDS = ("*.idx", "*.term", "*.pos", "*.store", "*.fast", "*.fieldnorm", "*.del", "meta.json", "state.json")
+
+
+def answers(index: Bm25Index) -> list[object]:
+    found = list(index.search(queries(10), 20))
+    return [found, [sorted(d.fields.items()) for d in index.fetch([d.doc_id for d in found[0]])]]
+
+
+def outcome(opened: Callable[[Path, Manifest], Bm25Index], folder: Path, manifest: Manifest) -> object:
+    try:
+        return answers(opened(folder, manifest))
+    except StoreError as error:
+        return error
+
+
+def put(path: Path, data: bytes) -> None:
+    """As another file: one that is mapped must not be cut short."""
+    path.with_name("put").write_bytes(data)
+    path.with_name("put").replace(path)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ".managed.json"])
+def test_a_flipped_bit_is_found_or_does_not_matter(sound: Path, tmp_path: Path, kind: str) -> None:
+    manifest = empty_manifest(content=3)
+    want = answers(Bm25Index.open_for(sound, manifest))
+    folder = Path(shutil.copytree(sound, tmp_path / "store"))
+    rng = random.Random(kind)
+    found = 0
+    for path in sorted((folder / "bm25").glob(kind)):
+        good = path.read_bytes()
+        for place in sorted(rng.sample(range(len(good)), min(25, len(good)))):
+            put(path, good[:place] + bytes([good[place] ^ 1 << rng.randrange(8)]) + good[place + 1 :])
+            for opened in (Bm25Index.open_for, Bm25Index.create_or_open):
+                got = outcome(opened, folder, manifest)
+                if isinstance(got, StoreCorruptError):
+                    found += 1
+                    assert str(folder / "bm25") in str(got)
+                    assert "Remove it and ingest again" in str(got)
+                elif isinstance(got, StoreMismatchError):  # the content count
+                    assert kind == "state.json"
+                    assert re.search(r"content \d+, the store has 3.* Run the same `ingest` again", str(got))
+                else:
+                    assert got == want
+        put(path, good)
+    assert answers(Bm25Index.open_for(folder, manifest)) == want
+    assert found or kind == ".managed.json"
+
+
+@pytest.mark.parametrize("kind", KINDS[:2] + KINDS[3:4])
+@pytest.mark.parametrize("filling", [b"\0", b"\xff", b"x"], ids=repr)
+def test_damage_under_an_open_index_is_called_so(sound: Path, tmp_path: Path, kind: str, filling: bytes) -> None:
+    folder = Path(shutil.copytree(sound, tmp_path / "store"))
+    index = Bm25Index.open_for(folder, empty_manifest(content=3))
+    for path in (folder / "bm25").glob(kind):
+        with path.open("r+b") as file:
+            file.write(filling * path.stat().st_size)
+    for read in (lambda: list(index.search(queries(10), 20)), lambda: list(index.fetch([d for d, _, _ in _real()]))):
+        with pytest.raises(StoreCorruptError, match=r"the BM25 index cannot be (searched|read): .*Remove it and ing"):
+            read()
+
+
+def test_an_index_damaged_before_it_had_a_state_is_called_so(tmp_path: Path) -> None:
+    indexed(tmp_path, [])
+    (tmp_path / "bm25" / "state.json").unlink()
+    (tmp_path / "bm25" / "meta.json").write_text("{")
+    with pytest.raises(StoreCorruptError, match="the BM25 index cannot be opened"):
+        Bm25Index.create_or_open(tmp_path, MANIFEST)
+
+
+# Interrupted commits
+
+
+# Adds the last of twenty commits and dies in it.
+DIE = """
+import os, sys
+from pathlib import Path
+from colbert_rerank.candidates import bm25
+from tests.candidates.test_bm25 import MANIFEST, twenty
+
+save = bm25._save
+index = bm25.Bm25Index.create_or_open(Path(sys.argv[1]), MANIFEST)
+if sys.argv[2] == "before":
+    bm25._save = lambda *state: (save(*state), os._exit(9))
+else:
+    index._finish = lambda content: os._exit(9)
+index.add(twenty()[19], 20)
+"""
+
+
+def twenty() -> list[list[Posted]]:
+    """So many commits that tantivy merges segments, and removes files of the commits before."""
+    return [_real()[i::20] for i in range(20)]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupted_commit_is_refused_until_the_next_ingest_mends_it(tmp_path: Path, moment: str) -> None:
+    indexed(tmp_path, twenty()[:19])
+    before = answers(Bm25Index.open_for(tmp_path, empty_manifest(content=19)))
+    after = answers(indexed(tmp_path / "whole", twenty()))
+    died = subprocess.run([sys.executable, "-c", DIE, str(tmp_path), moment], cwd=ROOT, check=False)
+    assert died.returncode == 9
+    for content in (19, 20):
+        with pytest.raises(StoreMismatchError, match=r"behind the store \(content 19, unfinished, .*Run the same `ing"):
+            Bm25Index.open_for(tmp_path, empty_manifest(content=content))
+    again = Bm25Index.create_or_open(tmp_path, MANIFEST)
+    assert again.content == 19
+    assert answers(Bm25Index.open_for(tmp_path, empty_manifest(content=19))) == (
+        before if moment == "before" else after
+    )
+    again.add(twenty()[19], 20)
+    assert answers(Bm25Index.open_for(tmp_path, empty_manifest(content=20))) == after
+
+
+def test_documents_that_cannot_be_read_leave_the_index_as_it_was(tmp_path: Path) -> None:
+    index = indexed(tmp_path, [[posted("a", "fish")]])
+
+    def broken() -> Iterator[Posted]:
+        yield posted("b", "fish")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        index.add(broken(), 2)
+    assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "fish") == ["a"]
+
+
+def test_an_index_of_a_version_that_kept_no_checksums_is_mended_by_the_next_ingest(tmp_path: Path) -> None:
+    indexed(tmp_path, [[posted("a", "fish")]])
+    state = tmp_path / "bm25" / "state.json"
+    state.write_text(json.dumps({"store_id": MANIFEST.store_id, "content": 1}))
+    with pytest.raises(StoreMismatchError, match="Run the same `ingest` again"):
+        Bm25Index.open_for(tmp_path, empty_manifest(content=1))
+    Bm25Index.create_or_open(tmp_path, MANIFEST)
+    assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "fish") == ["a"]
+
+
+def test_a_reader_overtaken_by_a_writer_opens_what_that_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It removes files that its last state listed, after the reader has read that."""
+    index = indexed(tmp_path, [[posted("a", "one fish"), posted("b", "two fish")]])
+    verify = bm25._verify
+
+    def late(*args: object) -> None:
+        monkeypatch.setattr(bm25, "_verify", verify)
+        index.add([posted("a", "one whale"), posted("b", "two whales")], 1)
+        verify(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bm25, "_verify", late)
+    assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "whale") == ["a", "b"]
+
+
+# No index
+
+
+ORIGINS = {
+    "its-own": (
+        origin_of(MANIFEST.store_id),
+        "has no embedded BM25 index any more. Run the same `ingest` again to make",
+    ),
+    "a-server's": (
+        Origin("opensearch", "i", "u"),
+        "it was made with --opensearch. Search with --opensearch URL --index",
+    ),
+}
+
+
+@pytest.mark.parametrize(("origin", "message"), ORIGINS.values(), ids=ORIGINS)
+def test_a_store_without_an_index_says_how_to_get_one(tmp_path: Path, origin: Origin, message: str) -> None:
+    with pytest.raises(StoreMismatchError, match=re.escape(message)):
+        Bm25Index.open_for(tmp_path, replace(MANIFEST, origin=origin))

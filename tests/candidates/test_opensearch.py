@@ -563,3 +563,23 @@ def test_no_log_line_holds_a_document(
     list(candidates.fetch(["d1"]))
     assert "follow the moon" not in caplog.text
     assert "tides of the sea" not in caplog.text
+
+
+def test_hits_without_any_column_end_in_ids_or_an_error(
+    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a processor of the cluster may do to hits: asked in the same way again, it would be asked for ever."""
+    make_ours(opensearch_url, index_name, SEA)
+    want = [hit.doc_id for hit in next(OpenSearchCandidates(client, index_name).search([TIDES], k=3))]
+    batch, asked = client.msearch, []
+
+    def without_fields(**call: Any) -> Any:
+        asked.append(call)
+        answer = batch(**call)
+        for hit in answer["responses"][0]["hits"]["hits"]:
+            hit.pop("fields", None)
+        return answer
+
+    monkeypatch.setattr(client, "msearch", without_fields)
+    assert [hit.doc_id for hit in next(OpenSearchCandidates(client, index_name).search([TIDES], k=3))] == want
+    assert len(asked) == 3  # by the column doc_id, by that of _id, by _id itself

@@ -60,7 +60,21 @@ BAD_SOURCES: dict[str, tuple[list[str], int, str]] = {
     "no-fields": (["{corpus}", "--fields", ","], 2, "--fields names no field"),
     "other-fields": (["{corpus}", "--fields", "body"], 1, "Name the fields to encode with --fields"),
     "columns-of-jsonl": (["{corpus}", "--columns", "id,text"], 2, "--columns names the columns of a TSV"),
-    "index-without-server": (["{corpus}", "--index", "x"], 2, "--index needs --opensearch URL"),
+    "index-without-server": (["{corpus}", "--index", "x"], 2, "--index: an index in OpenSearch needs --opensearch URL"),
+    "settings-of-no-index": (["{corpus}", "--shards", "3", "--bm25-k1", "9"], 2, "--shards, --bm25-k1: an index in"),
+    "qualified-ids-of-a-file": (["{corpus}", "--qualified-ids"], 2, "--qualified-ids: only an index that is read"),
+    "settings-of-an-index-that-is-read": (
+        ["opensearch:x", "--opensearch", "http://127.0.0.1:1", "--index", "y"],
+        2,
+        "--index: opensearch:x is only read",
+    ),
+    "format-of-an-index": (
+        ["opensearch:x", "--opensearch", "http://127.0.0.1:1", "--format", "jsonl"],
+        2,
+        "--format: the documents of opensearch:x have ids and fields already",
+    ),
+    "host-with-a-blank": (["{corpus}", "--opensearch", "http://ho st:1", "--index", "x"], 2, "must begin with http"),
+    "nothing-in-it": (["{empty}", "--format", "jsonl"], 1, "no document was accepted"),
     "server-without-index": (["{corpus}", "--opensearch", "http://127.0.0.1:1"], 2, "name the index to fill"),
     "existing-index-without-server": (["opensearch:x"], 2, "needs --opensearch URL"),
     "url-without-scheme": (["{corpus}", "--opensearch", "localhost:9200", "--index", "x"], 2, "must begin with http"),
@@ -76,7 +90,8 @@ BAD_SOURCES: dict[str, tuple[list[str], int, str]] = {
 def test_an_ingest_that_cannot_begin(
     files: Files, tmp_path: Path, arguments: list[str], status: int, message: str
 ) -> None:
-    given = [a.format(corpus=files.corpus, folder=tmp_path) for a in arguments]
+    (tmp_path / "empty").touch()
+    given = [a.format(corpus=files.corpus, folder=tmp_path, empty=tmp_path / "empty") for a in arguments]
     model = [] if "--model" in given else ["--model", files.model]
     failed = invoke("ingest", *given, "--store", tmp_path / "store", *model)
     assert failed.status == status

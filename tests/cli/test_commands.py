@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -168,3 +169,30 @@ def test_skipped_documents_are_counted_and_named(files: Files, tmp_path: Path) -
     assert "Warning: 1 skipped: non-string id" in done.err
     assert "Warning: 1 skipped: empty text" in done.err
     assert f"{corpus}:2: the id 7" in done.err
+
+
+def test_a_run_in_which_nothing_was_scored_is_none(files: Files, tmp_path: Path) -> None:
+    """The ids of another collection: a run file names no index that could be compared."""
+    (tmp_path / "bm25.txt").write_text("".join(f"{q.query_id} Q0 other 1 1 x\n" for q in queries(QUERIES)))
+    arguments = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model)
+    failed = invoke(*arguments, "--candidates", tmp_path / "bm25.txt", "--output", tmp_path / "run")
+    assert failed.status == 1
+    assert f"none of the {QUERIES} candidates has vectors in this store" in failed.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_comes_next_is_said_with_the_options_it_needs(files: Files, tmp_path: Path) -> None:
+    done = invoke("ingest", files.corpus, "--store", tmp_path / "a store", "--model", files.model).check()
+    (line,) = [line for line in done.err.splitlines() if line.startswith("Search it:")]
+    arguments = shlex.split(line.removeprefix("Search it:"))
+    assert arguments[0] == "colbert-rerank"
+    assert invoke(*arguments[1:]).check().out
+
+
+def test_other_fields_are_counted(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "1", "text": "a fish", "url": "old"}\n')
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model)
+    invoke(*arguments).check()
+    corpus.write_text('{"_id": "1", "text": "a fish", "url": "new"}\n')
+    assert "1 document of the same text with other fields, posted again" in invoke(*arguments).check().err

@@ -198,7 +198,8 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "corpus.jsonl")  # which waits for someone to write to it
-    command = [str(COMMAND), *map(str, ingest_again(files._replace(corpus=tmp_path / "corpus.jsonl"), tmp_path))]
+    arguments = ingest_again(files._replace(corpus=tmp_path / "corpus.jsonl"), tmp_path, "--format", "jsonl")
+    command = [str(COMMAND), *map(str, arguments)]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus.jsonl").open("w"):  # returns when it is being read
         waiting.send_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from colbert_rerank.errors import (
     BulkFailure,
     InputError,
     NonFiniteError,
+    OpenSearchError,
     OpenSearchUnreachableError,
     StoreMismatchError,
     StoreWriteError,
@@ -29,7 +31,7 @@ from ingest import pipeline
 from ingest.first_stage import Posting
 from ingest.pipeline import IngestReport, ingest
 from ingest.validation import InputReport
-from tests.collection import RECIPE, bm25_of
+from tests.collection import RECIPE, FakeFirstStage, bm25_of
 from tests.collection import documents as real
 from tests.tiny import tiny_checkpoint, tiny_weights
 
@@ -61,11 +63,11 @@ def run(docs: Iterable[Document], folder: Path, encoder: Encoder, **more: object
     return report
 
 
-class Recording:
-    """A first stage that looks, at every post, whether the vectors are there already; refuses what it is told to."""
+class Recording(FakeFirstStage):
+    """One that looks, at every post, whether the vectors are there already; refuses what it is told to."""
 
     def __init__(self, folder: Path, refuse: Sequence[str] = (), uuid: str = "u1") -> None:
-        self.origin = Origin("opensearch", "fake", uuid)
+        super().__init__(Origin("opensearch", "fake", uuid))
         self.folder, self.refuse = folder, refuse
         self.posted: list[str] = []
         self.posts = 0
@@ -79,6 +81,7 @@ class Recording:
         assert stored == [content_hash(p.text) for p in postings]
         assert store.manifest.content == content
         self.posts += 1
+        super().post([p for p in postings if p.doc_id not in self.refuse], content)
         self.posted += [i for i in ids if i not in self.refuse]
         failures = [BulkFailure(i, 400, "no") for i in ids if i in self.refuse]
         if failures:
@@ -363,7 +366,7 @@ def test_the_embedded_index_catches_up(
 def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None:
     origin = Origin("opensearch", "articles", "u9")
     docs = [d._replace(seq_no=7 + i, primary_term=2) for i, d in enumerate(documents("one fish", "two fish"))]
-    report = run(docs, folder, tiny_encoder, origin=origin)
+    report = run(docs, folder, tiny_encoder, index=FakeFirstStage(origin))
     store = Store.open(folder)
     assert store.manifest.origin == origin
     assert [(s.seq_no, s.primary_term, s.posted) for s in store.describe(["d0", "d1"]) if s] == [
@@ -379,7 +382,7 @@ REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "separator": ({"recipe": Recipe(("text",), "\n")}, (r"separator: the store has ' ', this run '\n'",)),
     "dtype": ({"dtype": "float32"}, ("holds float16 vectors, float32 was asked for",)),
     "index": (
-        {"origin": Origin("opensearch", "other", "u2")},
+        {"index": FakeFirstStage(Origin("opensearch", "other", "u2"))},
         ("belongs to BM25 index 'bm25' (uuid ", "not to OpenSearch index 'other' (uuid u2)", "--allow-other-index"),
     ),
 }
@@ -499,3 +502,144 @@ def test_vectors_that_are_not_finite_name_their_document(folder: Path, tmp_path:
     with pytest.raises(NonFiniteError, match="document 'd0': its vectors hold NaN"):
         run(documents("one fish"), folder, broken)
     assert len(Store.open(folder)) == 0
+
+
+def test_other_fields_are_posted_and_nothing_is_encoded_again(folder: Path, tiny_encoder: Encoder) -> None:
+    first = Recording(folder)
+    docs = [d._replace(fields={**d.fields, "url": "http://old"}) for d in documents("one fish", "two fish", "red fish")]
+    run(docs, folder, tiny_encoder, first_stage=first)
+    before = Store.open(folder).gather(["d0", "d1", "d2"]).values.tobytes()
+    first.posted.clear()
+    docs[1] = docs[1]._replace(fields={**docs[1].fields, "url": "http://new"})
+    report = run(docs, folder, tiny_encoder, first_stage=first)
+    assert (report.encoded, report.updated, report.unchanged, report.posted) == (0, 1, 2, 1)
+    assert first.posted == ["d1"]
+    assert first.documents["d1"].fields["url"] == "http://new"
+    assert Store.open(folder).gather(["d0", "d1", "d2"]).values.tobytes() == before
+    report = run(docs, folder, tiny_encoder, first_stage=first)
+    assert (report.updated, report.unchanged, report.posted) == (0, 3, 0)
+
+
+def test_fields_and_texts_that_change_together(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    some = real(60)
+    run(some, folder, tiny_encoder, recipe=RECIPE)
+    for i, document in enumerate(some):
+        if i % 3:
+            changed = {"year": i} if i % 3 == 1 else {"text": f"{document.fields['text']} {i}"}
+            some[i] = document._replace(fields={**document.fields, **changed})
+    report = run(some, folder, tiny_encoder, recipe=RECIPE)
+    assert (report.encoded, report.updated, report.unchanged) == (20, 20, 20)
+    run(some, folder.with_name("whole"), tiny_encoder, recipe=RECIPE)
+    ours, whole = Store.open(folder), Store.open(folder.with_name("whole"))
+    ids = [d.doc_id for d in some]
+    assert ours.gather(ids).values.tobytes() == whole.gather(ids).values.tobytes()
+    assert [s and s[:2] for s in ours.describe(ids)] == [s and s[:2] for s in whole.describe(ids)]
+    assert {d.doc_id: d.fields for d in bm25_of(ours).fetch(ids)} == {d.doc_id: d.fields for d in some}
+
+
+def test_a_new_store_does_not_replace_the_documents_of_another(
+    folder: Path, tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    """Ids "d0", "d1" are everywhere: the older store would score the newer one's texts, silently wrong."""
+    first = Recording(folder)
+    run(documents("one fish", "two fish"), folder, tiny_encoder, first_stage=first)
+    first.folder = tmp_path / "second"
+    with pytest.raises(StoreMismatchError, match=r"second is a new store, but .* holds 2 documents already"):
+        run(documents("blue whale"), tmp_path / "second", tiny_encoder, first_stage=first)
+    assert first.documents["d0"].fields["text"] == "one fish"
+    run(documents("one fish"), tmp_path / "second", tiny_encoder, first_stage=first, allow_other_index=True)
+    run(documents("one fish", "blue whale"), tmp_path / "second", tiny_encoder, first_stage=first)
+
+
+def test_an_interrupted_store_goes_on_with_its_index(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    first = Unreachable(folder, posts=2)
+    with pytest.raises(OpenSearchUnreachableError):
+        run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert first.count() > 0
+    first.left = 1000
+    run(real(60), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert first.count() == 60
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["an index that is read", "an index to fill"])
+def test_another_index_is_taken_for_the_stores_own_only_if_it_is_a_copy(
+    folder: Path, tiny_encoder: Encoder, read: bool
+) -> None:
+    run(documents(*(f"fish {i}" for i in range(30))), folder, tiny_encoder, first_stage=Recording(folder))
+    before = (folder / "manifest.json").read_bytes()
+    other = Recording(folder, uuid="u2")
+    other.documents = {d.doc_id: d for d in documents("blue whale", "red whale")}
+
+    def try_it() -> IngestReport:
+        more: dict[str, object] = {"index": other} if read else {"first_stage": other}
+        return run(list(other.documents.values()), folder, tiny_encoder, allow_other_index=True, **more)
+
+    with pytest.raises(StoreMismatchError, match="of 20 sampled documents only 0 are in"):
+        try_it()
+    assert (folder / "manifest.json").read_bytes() == before
+    other.documents = {d.doc_id: d for d in documents(*(f"fish {i}" for i in range(30)))}
+    assert try_it().encoded == 0
+    assert Store.open(folder).manifest.origin == other.origin
+
+
+def test_what_is_missing_in_the_index_is_not_called_complete(folder: Path, tiny_encoder: Encoder) -> None:
+    """Two sources; the index is lost; one of them is ingested again: the other one's documents cannot be found."""
+    fish, whales = documents("one fish", "two fish"), [Document("z", {"text": "blue whale"})]
+    run(fish, folder, tiny_encoder)
+    run(whales, folder, tiny_encoder)
+    shutil.rmtree(folder / "bm25")
+    assert run(whales, folder, tiny_encoder).owed == 2
+    store = Store.open(folder)
+    assert not store.manifest.complete
+    with pytest.raises(StoreMismatchError, match="behind the store"):
+        bm25_of(store)
+    assert run(fish, folder, tiny_encoder).owed == 0
+    store = Store.open(folder)
+    assert store.manifest.complete
+    assert [len(hits) for hits in bm25_of(store).search([Query("", "fish"), Query("", "whale")], 9)] == [2, 1]
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "READ_AHEAD", 1)
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 1})
+
+    class Hanging(Recording):
+        def post(self, postings: Sequence[Posting], content: int) -> None:
+            assert self.stopped.wait(60), "nobody said stop"
+            raise OpenSearchUnreachableError("stopped")
+
+    def source() -> Iterator[Document]:
+        yield from real(2)  # the first of them is being posted when the user loses patience
+        raise KeyboardInterrupt
+
+    first = Hanging(folder)
+    with pytest.raises(KeyboardInterrupt):
+        run(source(), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert first.stopped.is_set()
+    assert len(Store.open(folder)) > 0, "what was committed is kept"
+
+
+def test_an_index_that_refuses_everything_ends_the_ingest(
+    folder: Path, tiny_encoder: Encoder, small_units: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.failures.MOST_FAILURES", 20)
+    first = Recording(folder, refuse=[d.doc_id for d in real(200)])
+    report = IngestReport(InputReport())
+    with pytest.raises(OpenSearchError, match="refused more than 20 documents, so ingest stopped; the first was"):
+        run(real(200), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=first)
+    assert report.encoded < 100
+
+
+def test_a_long_ingest_merges_on_the_way(folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 1})
+    most = 0
+
+    def progress(report: IngestReport) -> None:
+        nonlocal most
+        most = max(most, len(list((folder / "segments").glob("*.h5"))))
+
+    run(real(100), folder, tiny_encoder, recipe=RECIPE, progress=progress)
+    assert 8 < most < 40
+    assert len(Store.open(folder)) == 100

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -320,6 +322,7 @@ def test_a_scheme_without_a_name_is_refused(spec: str) -> None:
 class Section(NamedTuple):
     heading: str
     body: str
+    html: bytes
 
 
 class WikiDoc(NamedTuple):
@@ -338,7 +341,7 @@ class TinyDataset:
         return True
 
     def docs_iter(self) -> Iterator[WikiDoc]:
-        yield WikiDoc("Q1", "Universe", "All of space.", (Section("Etymology", "From Latin."),), b"<html>", 3)
+        yield WikiDoc("Q1", "Universe", "All of space.", (Section("Etymology", "From Latin.", b"<h2>"),), b"<html>", 3)
 
 
 def test_a_dataset_of_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,3 +379,67 @@ def test_without_ir_datasets_the_message_says_how_to_install_it(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'colbert-rerank\[ir-datasets\]'"):
         read("ir_datasets:beir/scifact")
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jsonl"])
+def test_a_pipe_is_read_once(tmp_path: Path, name: str) -> None:
+    """As `<(zcat corpus.jsonl.gz)` is: what was read to find the format out would be gone."""
+    pipe = tmp_path / name
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match=r"can be read only once: its documents need --format jsonl, tsv or trec"):
+        open_source(str(pipe), SourceOptions(), InputReport())
+    lines = "".join(f'{{"_id": "{i}", "text": "t"}}\n' for i in range(20_000))
+    writer = threading.Thread(target=pipe.write_text, args=(lines,), daemon=True)
+    writer.start()
+    assert [d.doc_id for d in read(pipe, SourceOptions("jsonl"))] == [str(i) for i in range(20_000)]
+    writer.join(30)
+
+
+def test_an_id_of_their_own_beside_the_id_is_kept(tmp_path: Path) -> None:
+    path = put(tmp_path / "x", '{"_id": "elastic-77", "pid": "p1", "text": "t"}\n')
+    (document,) = read(path, SourceOptions(id_field="pid"))
+    assert (document.doc_id, document.fields) == ("p1", {"_id": "elastic-77", "pid": "p1", "text": "t"})
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        pytest.param("<TEXT>a<P>b</P>c</TEXT>", {"text": "a b c"}, id="inner tags"),
+        pytest.param("<TITLE>t</TITLE> loose <TEXT>a</TEXT> end", {"title": "t", "text": "loose\na\nend"}, id="loose"),
+        pytest.param("all of it loose", {"text": "all of it loose"}, id="no tags"),
+        pytest.param("<!-- <TEXT> no --><TEXT>use <stdio.h></TEXT>", {"text": "use <stdio.h>"}, id="comment"),
+        pytest.param(
+            "<DOCHDR>h</DOCHDR><html><TITLE>t</TITLE><p>a<br>b",
+            {"dochdr": "h", "title": "t", "text": "a b"},
+            id="web page",
+        ),
+    ],
+)
+def test_no_text_of_trec_is_passed_over(tmp_path: Path, body: str, fields: dict[str, object]) -> None:
+    (document,) = read(put(tmp_path / "x", f"<DOC><DOCNO>1</DOCNO>{body}</DOC>"))
+    assert document.fields == fields
+
+
+def test_a_trec_tag_that_is_not_closed_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = put(tmp_path / "x", "<DOC>\n<DOCNO>1</DOCNO>\n<TITLE>t</TITLE>\n<TEXT>the body\n</DOC>\n" + FINANCIAL_TIMES)
+    with pytest.raises(InputError, match=r"x:4: <TEXT> without a </TEXT> before </DOC>"):
+        read(path)
+    report = InputReport("skip")
+    assert [d.doc_id for d in open_source(str(path), SourceOptions(), report)] == ["FT911-3", "2", "3"]
+    assert report.skipped == {"malformed TREC text": 1}
+
+
+class FailingDataset(TinyDataset):
+    def docs_iter(self) -> Iterator[WikiDoc]:
+        yield from super().docs_iter()
+        raise RuntimeError("All download sources failed\nhttps://there")
+
+
+def test_what_ir_datasets_cannot_read_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ir_datasets
+
+    monkeypatch.setitem(ir_datasets.registry._registered, "tiny/failing", FailingDataset())
+    documents = iter(open_source("ir_datasets:tiny/failing", SourceOptions(), InputReport()))
+    assert next(documents).doc_id == "Q1"
+    with pytest.raises(InputError, match=r"ir_datasets:tiny/failing: .*RuntimeError: All download sources failed"):
+        next(documents)

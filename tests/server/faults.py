@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,13 @@ class Drop(Fault):
     """Reset the connection: before OpenSearch sees the request, or after it did the work (the answer is lost)."""
 
     after: bool = False
+
+
+@dataclass
+class Hold(Fault):
+    """Keep the request until ``release`` is set, as a server that hangs does."""
+
+    release: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass

@@ -35,6 +35,7 @@ from tests.server.certificates import make_certificates
 from tests.server.faults import (
     Drop,
     Fault,
+    Hold,
     Refuse,
     RejectItems,
     Slow,
@@ -263,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Drop) and not fault.after:
             self._reset()
             return
+        if isinstance(fault, Hold):
+            fault.release.wait(300)
         if isinstance(fault, Slow):
             time.sleep(fault.seconds)
         taken = None

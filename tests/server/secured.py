@@ -53,6 +53,7 @@ class SecuredNode(OpenSearchNode):
             "allow_default_init_securityindex": True,
             "nodes_dn": ["CN=tests node"],
             "authcz.admin_dn": ["CN=nobody"],
+            "restapi.roles_enabled": ["all_access"],  # so that admin may make users
         }
         prefixed = {f"plugins.security.{name}": value for name, value in security.items()}
         super().__init__(heap=heap, settings={**prefixed, **(settings or {})})

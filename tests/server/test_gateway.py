@@ -230,5 +230,5 @@ def test_a_client_that_stays_connected_does_not_hold_the_gateway_open(opensearch
         assert client.info()["version"]["distribution"] == "opensearch"
         client.search(body={"query": {"match_all": {}}}, size=0)
         assert b"match_all" in gateway.sent_to("_search")[0].body
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # else it waited for the client's own end of the connection
     client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_a_reader_ingests_an_index_that_it_may_only_search(
     source = OpenSearchSource(reader, FOUND)
     report = IngestReport(InputReport())
     recipe = Recipe(("title", "deep.text"))
-    ingest(source, tmp_path / "store", tiny_encoder, recipe=recipe, report=report, origin=source.origin)
+    ingest(source, tmp_path / "store", tiny_encoder, recipe=recipe, report=report, index=source)
     assert report.encoded == len(found)
     assert Store.open(tmp_path / "store").manifest.origin == origin_of(resolve_index(admin, FOUND))
     theirs = rankings(reader, FOUND, tmp_path / "store", tiny_encoder)
@@ -170,3 +171,40 @@ def test_a_reader_cannot_write(
     headers = {"Authorization": basic(*secured_node.admin)}
     held = call(secured_node.url, "GET", f"/{OURS}/_count", headers=headers, ca_file=secured_node.ca_file).json()
     assert held["count"] == 60
+
+
+ON_THE_INDEX = (
+    *("indices:admin/get", "indices:admin/create", "indices:admin/refresh*"),
+    *("indices:data/read/*", "indices:data/write/*"),
+)
+ON_THE_CLUSTER = ("indices:data/write/bulk",)
+
+
+def test_what_the_readme_asks_for_is_enough_to_fill_an_index(
+    secured_node: SecuredNode, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{permission}`" in readme for permission in (*ON_THE_INDEX, *ON_THE_CLUSTER))
+    headers = {"Authorization": basic(*secured_node.admin)}
+    role = {
+        "cluster_permissions": ON_THE_CLUSTER,
+        "index_permissions": [{"index_patterns": ["filled*"], "allowed_actions": ON_THE_INDEX}],
+    }
+    user = {"password": "correct-Horse-9-battery", "opendistro_security_roles": ["filler"]}
+    for path, body in (("roles", role), ("internalusers", user)):
+        path = f"/_plugins/_security/api/{path}/filler"
+        made = call(secured_node.url, "PUT", path, body, headers=headers, ca_file=secured_node.ca_file)
+        assert made.status == 201, made.body
+    with closing(client_of(secured_node, ("filler", "correct-Horse-9-battery"))) as client:
+        for attempt in range(100):  # the node takes a moment to know a new user
+            try:
+                check_server(client)
+                break
+            except OpenSearchAuthError:
+                if attempt == 99:
+                    raise
+                time.sleep(0.1)
+        filled = first_stage.opensearch(client, "filled", index_body(RECIPE.fields))
+        store = ingested(tmp_path / "store", tiny_encoder, documents(20), first_stage=filled)
+        assert filled.count() == len(store) == 20
+        assert any(r.ranked for r in rankings(client, "filled", store.folder, tiny_encoder))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
+from colbert_rerank.store import Manifest, Store, Stored, StoreWriter, layout, writing
+from colbert_rerank.store.unit import UNKNOWN, Unit
 
 BLANK = "0" * 16
 
@@ -23,6 +24,7 @@ class Doc(NamedTuple):
     content_hash: bytes = bytes(16)
     seq_no: int = -1
     primary_term: int = -1
+    fields_hash: bytes = UNKNOWN
 
 
 def new_manifest(dim: int = 8, dtype: str = "float16") -> Manifest:
@@ -36,7 +38,13 @@ def random_docs(
     """Documents of 0 to ``rows`` rows that differ in every value between seeds."""
     rng = np.random.default_rng(seed)
     return {
-        doc_id: Doc(rng.standard_normal((i % (rows + 1), dim)).astype(dtype), rng.bytes(16), seed * 1000 + i, seed)
+        doc_id: Doc(
+            rng.standard_normal((i % (rows + 1), dim)).astype(dtype),
+            rng.bytes(16),
+            seed * 1000 + i,
+            seed,
+            rng.bytes(16) if i % 3 else UNKNOWN,
+        )
         for i, doc_id in enumerate(ids)
     }
 
@@ -44,8 +52,19 @@ def random_docs(
 def commit(writer: StoreWriter, docs: Mapping[str, Doc], *, posted: bool = True) -> str:
     unit = writer.unit()
     for doc_id, doc in docs.items():
-        unit.add(doc_id, *doc)
+        add(unit, doc_id, doc)
     return writer.commit(unit, posted=posted)
+
+
+def add(unit: Unit, doc_id: str, doc: Doc) -> None:
+    unit.add(
+        doc_id,
+        doc.matrix,
+        doc.content_hash,
+        fields_hash=doc.fields_hash,
+        seq_no=doc.seq_no,
+        primary_term=doc.primary_term,
+    )
 
 
 def make(folder: Path, units: Sequence[Mapping[str, Doc]], *, merge: bool = True, finish: bool = True) -> None:
@@ -77,7 +96,9 @@ def assert_holds(store: Store, model: Mapping[str, Doc], ids: Sequence[str] | No
         assert (stored is None) == (doc_id not in model)
         if stored:
             doc = model[doc_id]
-            assert stored[:4] == (doc.content_hash, doc.seq_no, doc.primary_term, len(doc.matrix))
+            assert stored == Stored(
+                doc.content_hash, doc.fields_hash, doc.seq_no, doc.primary_term, len(doc.matrix), stored.posted
+            )
     if ids is None:
         assert len(store) == len(model)
         assert sorted(store.index.ids()) == sorted(model)

@@ -33,6 +33,7 @@ def model() -> dict[str, Doc]:
             bytes.fromhex(doc["content_hash"]),
             doc["seq_no"],
             doc["primary_term"],
+            bytes.fromhex(doc["fields_hash"]),
         )
         for doc_id, doc in recorded["documents"].items()
     }

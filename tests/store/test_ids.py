@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from colbert_rerank.store import Store, ids, layout
 from colbert_rerank.store.columns import Array
@@ -26,19 +29,27 @@ def columns(doc_ids: Sequence[str], rows: npt.ArrayLike) -> dict[str, Array]:
     }
 
 
-def two_bits(keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-    return np.array([xxhash.xxh3_64_intdigest(key) & 3 for key in keys], dtype=np.uint64)
+Hash = Callable[[Iterable[bytes | memoryview], int], npt.NDArray[np.uint64]]
+
+
+def bits(number: int) -> Hash:
+    """A hash of so few values that ids must share them."""
+
+    def hash_ids(keys: Iterable[bytes | memoryview], count: int) -> npt.NDArray[np.uint64]:
+        return np.array([xxhash.xxh3_64_intdigest(key) % 2**number for key in keys], dtype=np.uint64)
+
+    return hash_ids
 
 
 @pytest.fixture
 def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ids, "hash_ids", two_bits)
+    monkeypatch.setattr(ids, "hash_ids", bits(2))
 
 
 def test_ids_of_one_hash_are_told_apart(colliding: None) -> None:
     stored = ["".join(letters) for letters in product("abc", repeat=3)]
     index = IdIndex(ids.build([columns(stored, list(range(len(stored))))]))
-    assert len(set(two_bits([i.encode() for i in stored]).tolist())) == 4  # so that each hash holds about seven ids
+    assert len(set(bits(2)([i.encode() for i in stored], 27).tolist())) == 4  # so that each hash holds about seven ids
     unknown = ["".join(letters) for letters in product("cd", repeat=3) if "d" in letters] + ["a", "aaaa", ""]
     asked = [*unknown, *reversed(stored)]
     at = index.lookup(asked)
@@ -65,6 +76,23 @@ def test_the_newest_of_an_id_wins_across_segments_of_colliding_hashes(colliding:
         assert found == (doc_id in newest)
         assert (segment, ordinal) == newest[doc_id]
         assert start == ordinal  # every document before it in its segment has one row
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 64])
+@given(segments=st.lists(st.lists(st.text("ab日", min_size=1, max_size=3), max_size=12), max_size=5))
+def test_it_answers_as_a_dict_that_was_written_in_the_same_order(number: int, segments: list[list[str]]) -> None:
+    model = {doc_id: (s, o) for s, segment in enumerate(segments) for o, doc_id in enumerate(segment)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ids, "hash_ids", bits(number))
+        index = IdIndex(ids.build([columns(segment, [s + 2] * len(segment)) for s, segment in enumerate(segments)]))
+        asked = [*model, "none", "a", ""]
+        at = index.lookup(asked)
+    assert sorted(index.ids()) == sorted(model)
+    assert at.found.tolist() == [doc_id in model for doc_id in asked]
+    places = zip(at.segments[at.found].tolist(), at.ordinals[at.found].tolist(), strict=True)
+    assert list(places) == [model[doc_id] for doc_id in asked if doc_id in model]
+    assert np.array_equal(at.row_counts[at.found], at.segments[at.found] + 2)
+    assert np.array_equal(at.row_starts[at.found], at.row_counts[at.found] * at.ordinals[at.found])
 
 
 def test_a_store_of_colliding_ids(colliding: None, tmp_path: Path) -> None:
@@ -110,3 +138,17 @@ def test_a_hundred_thousand_ids() -> None:
     starts = np.concatenate([np.cumsum(part) - part for part in (rows[:half], rows[half:])])
     assert np.array_equal(at.row_starts, starts[order])
     assert not index.lookup([f"document{i * 7919 + 1}" for i in range(1000)]).found.any()
+
+
+@pytest.mark.parametrize("written", [1, 3], ids=["once", "three-times-over"])
+def test_an_index_is_built_in_little_more_than_twice_its_own_size(written: int) -> None:
+    parts = [columns([f"WIKI-{i}" for i in range(k, 300_000, 3)], np.ones(100_000)) for k in range(3)]
+    tracemalloc.start()
+    try:
+        built = ids.build(parts if written == 1 else parts[:1] * 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert built[layout.ID_HASHES].size == 300_000 // written
+    assert sum(c.nbytes for c in built.values()) <= 42 * 300_000 // written
+    assert peak <= 90 * 300_000, f"{peak / 300_000:.1f} bytes a document"

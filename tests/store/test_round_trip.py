@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from colbert_rerank.store import Store, layout, writing
+from colbert_rerank.store.unit import UNKNOWN
 from tests.store import stores
 from tests.store.stores import Doc
 
@@ -33,6 +34,7 @@ def docs(dim: int, dtype: str) -> st.SearchStrategy[Doc]:
         st.binary(min_size=16, max_size=16),
         st.sampled_from([-1, 0, 2**62]),
         st.sampled_from([-1, 1]),
+        st.one_of(st.just(UNKNOWN), st.binary(min_size=16, max_size=16)),
     )
 
 
@@ -95,8 +97,8 @@ def test_of_one_id_twice_in_a_unit_the_last_is_kept(tmp_path: Path) -> None:
     old, new = stores.random_docs(["x", "a"], 1)["a"], stores.random_docs(["x", "a"], 2)["a"]
     with writing(tmp_path, stores.new_manifest()) as writer:
         unit = writer.unit()
-        unit.add("a", *old)
-        unit.add("a", *new)
+        stores.add(unit, "a", old)
+        stores.add(unit, "a", new)
         writer.commit(unit, posted=True)
         stores.assert_holds(Store.open(tmp_path), {"a": new})
         writer.finish()

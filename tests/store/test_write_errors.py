@@ -75,7 +75,7 @@ def test_an_id_that_cannot_be(doc_id: str, message: str) -> None:
 
 
 def test_a_hash_of_another_size() -> None:
-    with pytest.raises(UsageError, match="content hash has 8 bytes, not 16"):
+    with pytest.raises(UsageError, match="one of its hashes has 8 bytes, not 16"):
         Unit(4, "float16").add("x", np.zeros((1, 4)), bytes(8))
 
 
@@ -280,3 +280,36 @@ def test_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(files, "_sync", synced.append)
     files.make_folder(tmp_path / "a" / "b" / "segments")
     assert {tmp_path / "a" / "b", tmp_path / "a", tmp_path} <= set(synced)
+
+
+def test_only_files_of_ours_are_swept_up(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    stores.make(folder, [FIRST])
+    ours = [
+        folder / "manifest.json.tmp",
+        *(folder / "segments" / f"00000009-0123abcd{end}" for end in (".h5", ".ids.h5.tmp")),
+    ]
+    theirs = [folder / "thesis.tmp", folder / "segments" / "data.h5", folder / "segments" / "notes.tmp"]
+    for path in [*ours, *theirs]:
+        path.write_text("x")
+    (folder / "dir.tmp").mkdir()
+    stores.make(folder, [FIRST])
+    assert [path.exists() for path in ours] == [False] * 3
+    assert [path.exists() for path in theirs] == [True] * 3
+    assert (folder / "dir.tmp").is_dir()
+
+
+@pytest.mark.parametrize("held", ["thesis.tmp", "corpus.jsonl", "dir/x"])
+def test_a_folder_of_other_things_does_not_become_a_store(tmp_path: Path, held: str) -> None:
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).write_text("x")
+    with pytest.raises(UsageError, match=r"not a store, and not empty \(it holds "):
+        stores.make(tmp_path, [FIRST])
+    assert [p.name for p in tmp_path.iterdir()] == [Path(held).parts[0]]
+
+
+def test_an_empty_volume_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".keep").touch()
+    stores.make(tmp_path, [FIRST])
+    stores.assert_holds(Store.open(tmp_path), FIRST)

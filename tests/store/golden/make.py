@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.recipe import content_hash
+from colbert_rerank.recipe import content_hash, fields_hash
 from colbert_rerank.store import Manifest, layout, writing
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import Origin
 
 DIM = 4
-# By unit: id -> (rows, text, seq_no, primary_term). "b" is replaced; only the second unit knows sequence numbers.
+# By unit: id -> (rows, text, seq_no, primary_term). "b" is replaced; only the second unit knows the rest.
 UNITS = (
     {
         "a": (3, "first", -1, -1),
@@ -60,10 +61,12 @@ def main(target: Path) -> None:
             unit = writer.unit()
             for doc_id, (rows, text, seq_no, primary_term) in documents.items():
                 matrix, digest = values(number, doc_id, rows), content_hash(text)
-                unit.add(doc_id, matrix, digest, seq_no, primary_term)
+                fields = fields_hash(doc_id, {"text": text, "rows": rows}) if number else UNKNOWN
+                unit.add(doc_id, matrix, digest, fields_hash=fields, seq_no=seq_no, primary_term=primary_term)
                 expected[doc_id] = {
                     "rows": matrix.view(np.uint16).tolist(),  # the bits of the numbers
                     "content_hash": digest.hex(),
+                    "fields_hash": fields.hex(),
                     "seq_no": seq_no,
                     "primary_term": primary_term,
                 }

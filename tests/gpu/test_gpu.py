@@ -1,0 +1,66 @@
+"""The same vectors, scores and rankings on a GPU as on the CPU, within what its arithmetic allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.maxsim import maxsim, reference
+from colbert_rerank.rerank import Reranker
+from tests.collection import bm25_of, documents, ingested, queries, texts
+
+pytestmark = pytest.mark.gpu
+
+# Of unit vectors' components: what half precision in the network costs, and the order of summation in single.
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+
+
+def packed(matrices: list[npt.NDArray[np.floating]]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]]:
+    return np.concatenate(matrices), np.cumsum([0, *map(len, matrices)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_vectors_are_those_of_the_cpu(starter_encoder: Encoder, dtype: str) -> None:
+    gpu = Encoder.load("starter", device="cuda", dtype=dtype)
+    asked = [q.text for q in queries(4)]
+    np.testing.assert_allclose(
+        gpu.encode_queries(asked), starter_encoder.encode_queries(asked), atol=TOLERANCE[dtype], rtol=0
+    )
+    for ours, theirs in zip(gpu.encode_documents(texts(8)), starter_encoder.encode_documents(texts(8)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=TOLERANCE[dtype], rtol=0)
+
+
+def test_a_document_does_not_depend_on_its_batch() -> None:
+    gpu = Encoder.load("starter", device="cuda")
+    together = gpu.encode_documents(texts(40))
+    for text, matrix in zip(texts(40)[::7], together[::7], strict=True):
+        assert gpu.encode_documents([text])[0].tobytes() == matrix.tobytes()
+
+
+def test_scores_are_the_reference_and_do_not_depend_on_the_other_documents(starter_encoder: Encoder) -> None:
+    Q = starter_encoder.encode_queries([queries(1)[0].text])[0]
+    matrices: list[npt.NDArray[np.floating]] = [
+        m.astype(np.float16) for m in starter_encoder.encode_documents(texts(50))
+    ]
+    values, offsets = packed(matrices)
+    scores = maxsim(Q, values, offsets, device="cuda")
+    np.testing.assert_allclose(scores, reference.scores(Q, values, offsets), atol=1e-3)
+    for i in range(0, 50, 9):
+        assert maxsim(Q, *packed(matrices[i : i + 1]), device="cuda")[0] == scores[i]
+
+
+def test_a_store_made_on_the_gpu_serves_on_the_cpu(tmp_path: Path, starter_encoder: Encoder) -> None:
+    gpu = Encoder.load("starter", device="cuda")
+    store = ingested(tmp_path / "store", gpu, documents(60))
+    first = bm25_of(store)
+    for ours, theirs in zip(
+        Reranker(store, gpu).run(queries(8), first, 50),
+        Reranker(store, starter_encoder).run(queries(8), first, 50),
+        strict=True,
+    ):
+        scores = {d.doc_id: d.score for d in theirs.ranked}
+        assert [scores[d.doc_id] for d in ours.ranked] == pytest.approx([d.score for d in ours.ranked], abs=0.1)

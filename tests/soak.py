@@ -1,0 +1,81 @@
+"""The heavy proofs at full size. The tests run the same functions small.
+
+    bash scripts/soak [--part 0.1] [--only WORD] [--output FILE]
+
+Each proof is recorded with its seed, size, duration and result in benchmarks/results/soak.json; a failure is recorded,
+and ends with exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import record
+from tests.collection import documents
+from tests.ingest.killing import DOCUMENTS, kill_ingest
+from tests.server.indices import make_index, put_documents
+from tests.server.node import OpenSearchNode
+from tests.store.corrupting import corrupt_store
+from tests.store.killing import kill_store
+
+SEED = 20261125
+SOURCE = "soak-source"
+
+
+class Proof(NamedTuple):
+    name: str
+    n: int
+    run: Callable[[int, int], Any]  # size and seed to a report
+
+
+def proofs(url: str) -> list[Proof]:
+    def read_from_index(n: int, seed: int) -> Any:
+        make_index(url, SOURCE, settings={"number_of_shards": 3})
+        put_documents(url, SOURCE, {d.doc_id: {"text": d.fields["text"]} for d in documents(DOCUMENTS)})
+        return kill_ingest(n, seed, url=url, source=f"opensearch:{SOURCE}")
+
+    return [
+        Proof("damage to a store", 20_000, corrupt_store),
+        Proof("kill -9 of a store's writer", 500, kill_store),
+        Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),
+        Proof("Ctrl-C of an ingest, embedded index", 40, lambda n, seed: kill_ingest(n, seed, signal.SIGINT)),
+        Proof("kill -9 of an ingest into OpenSearch", 40, lambda n, seed: kill_ingest(n, seed, url=url, index="soak")),
+        Proof("kill -9 of an ingest from OpenSearch", 40, read_from_index),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", type=float, default=1.0, help="run each proof at this part of its size")
+    parser.add_argument("--only", default="", help="the proofs whose names hold this word")
+    parser.add_argument("--seed", type=int, default=SEED)
+    output = Path(__file__).parents[1] / "benchmarks" / "results" / "soak.json"
+    parser.add_argument("--output", type=Path, default=output)
+    options = parser.parse_args()
+    rows = []
+    with OpenSearchNode() as node:
+        for proof in proofs(node.url):
+            if options.only not in proof.name:
+                continue
+            n, began = max(1, round(proof.n * options.part)), time.monotonic()
+            row: dict[str, Any] = {"proof": proof.name, "n": n, "seed": options.seed}
+            try:
+                row |= {"report": proof.run(n, options.seed)._asdict(), "failure": None}
+            except Exception:
+                row |= {"report": None, "failure": traceback.format_exc()}
+            rows.append(row | {"seconds": round(time.monotonic() - began, 1)})
+            print(json.dumps(rows[-1]), flush=True)
+            record.write(options.output, rows)
+    return int(any(row["failure"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

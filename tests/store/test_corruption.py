@@ -1,0 +1,11 @@
+"""Random damage to a store. scripts/soak runs the same function for longer."""
+
+from __future__ import annotations
+
+from tests.store.corrupting import corrupt_store
+
+
+def test_a_damaged_store_is_refused_or_read_as_it_was() -> None:
+    report = corrupt_store(n=300, seed=4)
+    assert report.refused > 150
+    assert report.refused + report.harmless == 300
