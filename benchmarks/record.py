@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit that was measured; ``+`` where the tree held changes beyond it."""
+    """The commit that is measured. Ends the program where the package has changes beyond it."""
     here = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
     changed = subprocess.run(
@@ -48,4 +49,6 @@ def _commit() -> str:
         text=True,
         check=True,
     )
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    if changed.stdout.strip():
+        sys.exit("the package has changes that are not committed: commit them, or the figures are of nothing known")
+    return head.stdout.strip()

@@ -42,7 +42,7 @@ def speed(data: dict[str, Any]) -> str:
     cells = {(row["k"], row["stage"]): row for row in data["rows"]}
     lines = [
         f"Milliseconds a query on {data['machine']['cores']} CPU cores, {NAMES[data['collection']]}, one query at a "
-        "time, median (10th to 90th percentile):",
+        "time, median (10th to 90th percentile), after the same queries were asked once:",
         "",
         f"| stage | {' | '.join(f'k = {k:,}' for k in depths)} |",
         f"|---|{'---|' * len(depths)}",
@@ -56,7 +56,7 @@ def speed(data: dict[str, Any]) -> str:
     t = data["throughput"]
     lines += [
         "",
-        f"Ingest runs at {t['ratio']:.0%} of the encoder alone on the same documents in memory "
+        f"Ingest runs at {t['ratio']:.0%} of the encoder alone on the same {t['documents']:,} documents in memory "
         f"({t['ingest_documents_s']:.0f} against {t['encoder_documents_s']:.0f} documents a second, median of "
         f"{t['repeats']}). The store takes {t['overhead']:.1%} more than its raw fp16 vectors.",
         source("speed", data),

@@ -134,10 +134,13 @@ def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 def _live(hashes: npt.NDArray[np.uint64], key: Callable[[int], memoryview]) -> npt.NDArray[np.int64]:
     """Places in order of hash; where an id occurs more than once, only its last."""
-    order = np.argsort(hashes, kind="stable")  # which keeps equal hashes in the order they were written
+    order: npt.NDArray[np.int64] = np.argsort(
+        hashes, kind="stable"
+    )  # which keeps equal hashes in the order they were written
     ordered = hashes[order]
     live = np.ones(order.size, dtype=bool)
-    left, step = np.arange(order.size), 0
+    left: npt.NDArray[np.int64] = np.arange(order.size)
+    step = 0
     while left.size:  # each is compared with the next of its hash, with the next but one, until it is found again
         step += 1
         left = left[left + step < order.size]
@@ -146,7 +149,8 @@ def _live(hashes: npt.NDArray[np.uint64], key: Callable[[int], memoryview]) -> n
         again = np.fromiter((key(a) == key(b) for a, b in pairs), dtype=bool, count=left.size)
         live[left[again]] = False
         left = left[~again]
-    return order[live]
+    newest: npt.NDArray[np.int64] = order[live]
+    return newest
 
 
 def _joined(parts: list[Array], dtype: npt.DTypeLike) -> Array:

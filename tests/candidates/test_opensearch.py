@@ -209,7 +209,7 @@ def test_a_default_pipeline_changes_nothing(
     docs = {f"d{number}": {"text": "sea " * number, "keep": number < 3} for number in range(1, 6)}
     make_index(opensearch_url, index_name, docs, mappings=TEXT | {"dynamic": True})
     reverse = {
-        # Of the stock processors none turns the order round: this one leaves the worst two, the other hides their ids.
+        # Not the order (tests/server/test_reversed.py has that): these leave the worst two, and hide their ids.
         "request_processors": [{"filter_query": {"query": {"term": {"keep": True}}}}],
         "response_processors": [{"rename_field": {"field": "_id", "target_field": "gone"}}],
     }
