@@ -8,7 +8,7 @@ one length, in batches of a fixed size too. That is what makes a resumed ingest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,21 +117,23 @@ class Encoder:
         return self.encode_tokens(self.tokenize_documents(texts))
 
     def encode_tokens(
-        self,
-        tokens: Sequence[Tokens],
-        dtype: npt.DTypeLike = np.float32,
-        progress: Callable[[int, int], None] | None = None,
+        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
     ) -> list[npt.NDArray[np.floating]]:
-        """As `encode_documents`, for documents tokenized before; cast to ``dtype`` (float16 or float32) on the device.
+        """As `encode_documents`, for tokenized documents; cast on the device to ``dtype``, float16 or float32."""
+        matrices: dict[int, npt.NDArray[np.floating]] = {}
+        for batch in self.encode_batches(tokens, dtype):
+            matrices.update(batch)
+        return [matrices[i] for i in range(len(tokens))]
 
-        ``progress`` is told after each batch how many documents it held, and how many token vectors they have.
-        """
+    def encode_batches(
+        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
+    ) -> Iterator[dict[int, npt.NDArray[np.floating]]]:
+        """As `encode_tokens`, one forward pass after another: the matrices of its documents by their positions."""
         import torch
 
         spec = self.checkpoint.spec
         skip = torch.tensor(spec.skip_ids)
         half = np.dtype(dtype) == np.float16
-        out: list[npt.NDArray[np.floating]] = [np.empty((0, spec.dim), dtype)] * len(tokens)
         for positions, size, length in _batches([len(t.ids) for t in tokens], BATCH_TOKENS[self.device.type]):
             batch = [tokens[i] for i in positions]
             vectors = self._forward(batch, size, length)
@@ -140,11 +142,8 @@ class Encoder:
                 keep[row, : len(token.ids)] = ~torch.isin(torch.tensor(token.ids), skip)
             packed = vectors[keep.to(vectors.device)].to(torch.float16 if half else torch.float32).cpu().numpy()
             ends = keep.sum(dim=1).cumsum(0).tolist()
-            for i, start, end in zip(positions, [0, *ends], ends, strict=False):  # blanks at the end have no position
-                out[i] = packed[start:end]
-            if progress:
-                progress(len(batch), len(packed))
-        return out
+            # blanks at the end have no position
+            yield {i: packed[start:end] for i, start, end in zip(positions, [0, *ends], ends, strict=False)}
 
     def _tokenize(self, texts: Sequence[str], marker: int, length: int) -> list[Tokens]:
         spec = self.checkpoint.spec

@@ -18,10 +18,15 @@ _SEPARATOR = re.compile(r"[\s,]+(?![^()]*\))")
 
 
 class Evaluation(NamedTuple):
-    """``mean[measure]`` over the judged queries, and ``per_query[measure][query_id]``."""
+    """``mean[measure]`` over the judged queries, and ``per_query[measure][query_id]``.
+
+    ``absent`` are the judged queries of which the run has no row; ``unjudged`` those of the run that were left out.
+    """
 
     mean: Mapping[str, float]
     per_query: Mapping[str, Mapping[str, float]]
+    absent: Sequence[str]
+    unjudged: Sequence[str]
 
 
 def parse_measures(text: str) -> list[str]:
@@ -71,13 +76,14 @@ class Evaluator:
             raise InputError("there are no judgements to evaluate against")
         self._values: dict[str, dict[str, float]] = {str(measure): {} for measure in self._measures}
         self._waiting: dict[str, list[ScoredDoc]] = {}
-        self._has_rows = False
+        self._unjudged: list[str] = []
 
     def add(self, rows: Sequence[ScoredDoc]) -> None:
         """Take all rows of one query, in any order."""
-        self._has_rows = self._has_rows or bool(rows)
         if rows and rows[0].query_id in self._qrels:
             self._waiting[rows[0].query_id] = list(rows)
+        elif rows:
+            self._unjudged.append(rows[0].query_id)
         if len(self._waiting) == QUERIES_AT_ONCE:
             self._compute(self._waiting)
             self._waiting = {}
@@ -85,12 +91,12 @@ class Evaluator:
     def result(self) -> Evaluation:
         """The measures over all judged queries; those that were not added have empty rankings."""
         some = next(iter(self._values.values()))
-        if self._has_rows and not some and not self._waiting:
+        if self._unjudged and not some and not self._waiting:
             raise InputError(
                 "the run and the judgements have no query in common. Check that both are of the same topics"
             )
-        missing = [query_id for query_id in self._qrels if query_id not in some and query_id not in self._waiting]
-        self._compute(self._waiting | {query_id: [] for query_id in missing})
+        absent = [query_id for query_id in self._qrels if query_id not in some and query_id not in self._waiting]
+        self._compute(self._waiting | {query_id: [] for query_id in absent})
         per_query = {name: dict(sorted(values.items())) for name, values in self._values.items()}
         mean = {}
         for measure in self._measures:
@@ -98,7 +104,7 @@ class Evaluator:
             for value in per_query[str(measure)].values():
                 total.add(value)
             mean[str(measure)] = float(total.result())
-        return Evaluation(mean, per_query)
+        return Evaluation(mean, per_query, absent, self._unjudged)
 
     def _compute(self, rankings: Mapping[str, Sequence[ScoredDoc]]) -> None:
         import ir_measures

@@ -110,10 +110,11 @@ def opensearch(
     *,
     into_existing: bool = False,
     wanted: Collection[str] = (),
+    make: bool = True,
 ) -> OpenSearchFirstStage:
     """The index ``name`` as a first stage to fill, made with ``body`` where there is none. See `prepare_index`."""
     from ingest.bulk import BulkIndexer
     from ingest.target import prepare_index
 
-    target = prepare_index(client, name, body, into_existing=into_existing, wanted=wanted)
+    target = prepare_index(client, name, body, into_existing=into_existing, wanted=wanted, make=make)
     return OpenSearchFirstStage(target, BulkIndexer(client, target.origin.name))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import compress, islice, pairwise
+from itertools import compress, count, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +24,12 @@ from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
-from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError
+from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError, StoreNotFoundError
 from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
+from colbert_rerank.store.manifest import load as load_manifest
 from colbert_rerank.store.unit import UNKNOWN, Unit
-from colbert_rerank.types import Document, Index, Origin
+from colbert_rerank.types import BM25, Document, Index, Origin
 from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, Posting
 from ingest.validation import InputReport, validated
@@ -47,6 +48,7 @@ class IngestReport:
     encoded: int = 0
     rows: int = 0  # token vectors of the documents encoded
     truncated: int = 0
+    committed: int = 0  # documents in sealed segments, among those encoded and updated
     unchanged: int = 0
     updated: int = 0  # of the same text, with other fields: posted, not encoded
     posted: int = 0
@@ -105,11 +107,13 @@ def ingest(
     Raises StoreMismatchError where the store was made with another model, recipe, dtype or index, and where a new one
     is to fill an index that is not empty. ``allow_other_index`` accepts that, and another index that is empty or a copy
     (`check_copy`). Raises StoreWriteError; InputError under ``on_error="stop"``, with everything before it stored;
-    BulkError, at the end, where the first stage refused documents.
+    BulkError, at the end, where the first stage refused documents. After KeyboardInterrupt what was encoded is stored.
     """
     origin = first_stage.origin if first_stage else index.origin if index else None
     with writing(folder, new_manifest(encoder, recipe, dtype, origin)) as writer:
-        _check_identity(writer, encoder, recipe, dtype)
+        if _is_empty(writer.manifest):  # a first ingest that failed does not bind the next one
+            writer.renew(new_manifest(encoder, recipe, dtype, origin, writer.manifest.store_id))
+        _check_identity(folder, writer.manifest, encoder, recipe, dtype)
         _check_index(writer, origin, first_stage, index, allow_other_index)
         if origin is None:
             first_stage = Bm25FirstStage(_bm25_beside(writer))
@@ -127,6 +131,38 @@ def ingest(
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest
+
+
+def check_store(folder: Path, encoder: Encoder, recipe: Recipe, dtype: str = "float16") -> Manifest | None:
+    """The manifest of the store in ``folder``; ``None`` where there is none, or one without a document.
+
+    To be asked before an index is made for an ingest that would be refused. Raises StoreMismatchError as `ingest` does,
+    and StoreError where the store cannot be read.
+    """
+    try:
+        manifest = load_manifest(folder)
+    except StoreNotFoundError:
+        return None
+    if _is_empty(manifest):
+        return None
+    _check_identity(folder, manifest, encoder, recipe, dtype)
+    return manifest
+
+
+def other_index(folder: Path, manifest: Manifest, wanted: str, *, forgotten: bool = False) -> StoreMismatchError:
+    """The error of an ingest of another index than the store's; ``forgotten``: no server was named."""
+    held = manifest.origin
+    advice = "Ingest into another folder"
+    if forgotten and held and held.kind != BM25:
+        advice = "To go on with that one, give --opensearch URL. Else ingest into another folder"
+    return StoreMismatchError(
+        f"{folder}: belongs to {binding.named(held)}, not to {wanted}. {advice}; or, if the index was made again, pass "
+        "--allow-other-index to fill it from this store"
+    )
+
+
+def _is_empty(manifest: Manifest) -> bool:
+    return not any(segment.documents for segment in manifest.segments)
 
 
 def _bm25_beside(writer: StoreWriter) -> Bm25Index:
@@ -156,9 +192,11 @@ def _owed(store: Store, first_stage: FirstStage) -> int:
     )
 
 
-def new_manifest(encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None) -> Manifest:
+def new_manifest(
+    encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None, store_id: str | None = None
+) -> Manifest:
     """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it."""
-    store_id = uuid.uuid4().hex
+    store_id = store_id or uuid.uuid4().hex
     return Manifest(
         store_id=store_id,
         dim=encoder.dim,
@@ -179,12 +217,6 @@ def _encode_all(
     progress: Callable[[IngestReport], None],
 ) -> None:
     """Encode unit after unit here; seal and post each in the background, one at a time."""
-
-    def encoded(count: int, rows: int) -> None:
-        report.encoded += count
-        report.rows += rows
-        progress(report)
-
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
     limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
@@ -195,22 +227,26 @@ def _encode_all(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal") as background:
         try:
             for work in _works(documents, before, encoder, limit, hashed, report, progress):
-                unit = writer.unit()
-                with report.timed("encode"):
-                    matrices = iter(encoder.encode_tokens([t for t in work.tokens if t], unit.dtype, encoded))
-                kept = iter(_stored(before, [r.document.doc_id for r in work.new if r.rows >= 0]))
-                for document, _, digest, fields_digest, rows in work.new:
-                    unit.add(
-                        document.doc_id,
-                        next(matrices if rows < 0 else kept),
-                        digest,
-                        fields_hash=fields_digest,
-                        seq_no=document.seq_no,
-                        primary_term=document.primary_term,
-                    )
-                if sealing:
-                    sealing.result()
-                postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
+                tokens = [t for t in work.tokens if t]
+                matrices: dict[int, npt.NDArray[np.floating]] = {}
+                try:
+                    with report.timed("encode"):
+                        for batch in encoder.encode_batches(tokens, writer.manifest.dtype):
+                            matrices.update(batch)
+                            report.encoded += len(batch)
+                            report.rows += sum(map(len, batch.values()))
+                            progress(report)
+                    unit = _unit(writer, before, work, matrices)
+                    postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
+                    if sealing:
+                        sealing.result()
+                except KeyboardInterrupt:
+                    if first_stage:
+                        first_stage.stop()
+                    if sealing:
+                        sealing.exception()  # waits; the interrupt is what is raised
+                    _commit(_unit(writer, before, work, matrices), writer, report, posted=first_stage is None)
+                    raise
                 sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
         except InputError:
             if sealing:
@@ -224,14 +260,39 @@ def _encode_all(
         sealing.result()
 
 
+def _unit(writer: StoreWriter, before: Store, work: _Work, matrices: Mapping[int, npt.NDArray[np.floating]]) -> Unit:
+    """The documents of ``work`` that have their vectors: in ``matrices``, by number of those encoded, or stored."""
+    unit = writer.unit()
+    kept = iter(_stored(before, [r.document.doc_id for r in work.new if r.rows >= 0]))
+    numbers = count()
+    for document, _, digest, fields_digest, rows in work.new:
+        matrix = matrices.get(next(numbers)) if rows < 0 else next(kept)
+        if matrix is not None:
+            unit.add(
+                document.doc_id,
+                matrix,
+                digest,
+                fields_hash=fields_digest,
+                seq_no=document.seq_no,
+                primary_term=document.primary_term,
+            )
+    return unit
+
+
+def _commit(unit: Unit, writer: StoreWriter, report: IngestReport, *, posted: bool) -> str | None:
+    if not len(unit):
+        return None
+    with report.timed("write"):
+        name = writer.commit(unit, posted=posted)
+    report.committed += len(unit)
+    return name
+
+
 def _seal(
     unit: Unit, postings: Sequence[Posting], writer: StoreWriter, first_stage: FirstStage | None, report: IngestReport
 ) -> None:
     """Vectors first: what the first stage can return has a matrix."""
-    name = None
-    if len(unit):
-        with report.timed("write"):
-            name = writer.commit(unit, posted=first_stage is None)
+    name = _commit(unit, writer, report, posted=first_stage is None)
     if first_stage is None:
         return
     with report.timed("post"):
@@ -324,8 +385,7 @@ def _stored(store: Store, doc_ids: Sequence[str]) -> list[npt.NDArray[np.floatin
     return [values[start:end] for start, end in pairwise(offsets.tolist())]
 
 
-def _check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
-    manifest, folder = writer.manifest, writer.folder
+def _check_identity(folder: Path, manifest: Manifest, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
     advice = "Ingest into another folder, or with what this store was made with"
     given = identity.query_identity(encoder.checkpoint)
     identity.check(folder, "model", manifest.query_identity, given, advice)
@@ -343,7 +403,7 @@ def _check_index(
     wanted = origin or bm25.origin_of(manifest.store_id)
     held = first_stage.count() if first_stage and not allowed else 0
     if manifest.origin and binding.same(manifest.origin, wanted):
-        if held and first_stage and first_stage.ours and not any(s.documents for s in manifest.segments):
+        if held and first_stage and first_stage.ours and _is_empty(manifest):
             raise StoreMismatchError(
                 f"{folder} is a new store, but {binding.named(wanted)} holds {held:,} documents already. To replace "
                 "them would make the store they belong to wrong without a sound. Choose another --index; or, if that "
@@ -351,10 +411,7 @@ def _check_index(
             )
         return
     if not allowed:
-        raise StoreMismatchError(
-            f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(wanted)}. Ingest into "
-            "another folder; or, if the index was made again, pass --allow-other-index to fill it from this store"
-        )
+        raise other_index(folder, manifest, binding.named(wanted), forgotten=origin is None)
     compared = index or (first_stage if first_stage and first_stage.count() else None)
     if compared:
         binding.check_copy(Store(folder, manifest), compared)

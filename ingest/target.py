@@ -65,6 +65,7 @@ def prepare_index(
     *,
     into_existing: bool = False,
     wanted: Collection[str] = (),
+    make: bool = True,
 ) -> Target:
     """Make the index with ``body`` (of ``mappings.index_body``), or check the one that is there. Deletes nothing.
 
@@ -72,11 +73,13 @@ def prepare_index(
 
     An index that this package did not make is refused unless ``into_existing``, and its mapping is never changed.
     Raises ``UsageError`` for that, for one of ours with other text fields or settings, and for a name or body that
-    OpenSearch refuses.
+    OpenSearch refuses; ``IndexNotFoundError`` where there is none and ``make`` is false.
     """
     try:
         found = resolve_index(client, name)
     except IndexNotFoundError:
+        if not make:
+            raise
         _create(client, name, body)
         found = resolve_index(client, name)
     if len(found) > 1:
@@ -88,7 +91,7 @@ def prepare_index(
     elif not into_existing:
         raise UsageError(
             f"{server_url(client)} already has an index {info.name!r} that this package did not make, and will not "
-            "write to unasked. Choose another name, allow writing into an existing index, or read it as the source"
+            "write to unasked. Choose another name, pass --into-existing, or read it as the source"
         )
     return target
 

@@ -36,6 +36,8 @@ class InputReport:
     messages: list[str] = field(default_factory=list)
     ids_with_spaces: int = 0
     """Accepted ids that hold white space: OpenSearch keeps them, a TREC run file cannot."""
+    unseen_fields: list[str] = field(default_factory=list)
+    """The fields to encode that held no text in any accepted document so far."""
 
     @property
     def total_skipped(self) -> int:
@@ -62,6 +64,7 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
     Raises InputError at the first refusal when ``report.on_error`` is ``"stop"``.
     """
     seen = IdSet()
+    report.unseen_fields = list(recipe.fields)
     for document in documents:
         doc_id = document.doc_id
         plain = _PLAIN_ID.fullmatch(doc_id) is not None and doc_id != "null"
@@ -81,6 +84,9 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
             report.refuse("duplicate id", message, document.where)
             continue
         report.accepted += 1
+        if report.unseen_fields:
+            unseen = report.unseen_fields
+            report.unseen_fields = [f for f in unseen if not recipe._replace(fields=(f,)).text(document.fields)]
         if not plain and any(map(str.isspace, doc_id)):
             report.ids_with_spaces += 1
         yield document, text

@@ -127,14 +127,13 @@ def test_every_text_is_in_one_batch_whose_shape_follows_from_its_own_length(leng
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def test_progress_counts_every_document_and_row_once(tiny_encoder: Encoder) -> None:
-    told: list[tuple[int, int]] = []
-    matrices = tiny_encoder.encode_tokens(
-        tiny_encoder.tokenize_documents(REAL), progress=lambda documents, rows: told.append((documents, rows))
-    )
-    assert len(told) > 1
-    assert sum(documents for documents, _ in told) == len(REAL)
-    assert sum(rows for _, rows in told) == sum(len(m) for m in matrices)
+def test_batches_hold_every_document_once(tiny_encoder: Encoder) -> None:
+    tokens = tiny_encoder.tokenize_documents(REAL)
+    batches = list(tiny_encoder.encode_batches(tokens))
+    assert len(batches) > 1
+    assert sorted(i for batch in batches for i in batch) == list(range(len(REAL)))
+    whole = tiny_encoder.encode_tokens(tokens)
+    assert all(np.array_equal(matrix, whole[i]) for batch in batches for i, matrix in batch.items())
 
 
 def test_float16_is_the_float32_rounded_once(tiny_encoder: Encoder) -> None:

@@ -32,7 +32,7 @@ LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an ind
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
 
 _LOST = " any more. Run the same `ingest` again to make it"
-_NEVER_MADE = ": it was made with --opensearch. Search with --opensearch URL --index NAME"
+_NEVER_MADE = ": it was made with --opensearch. Search there: --opensearch URL"
 
 
 class _State(NamedTuple):
@@ -107,8 +107,7 @@ class Bm25Index:
         if state is None:
             lost = manifest.origin is None or manifest.origin.kind == BM25
             raise StoreMismatchError(
-                f"{store_folder}: this store has no embedded BM25 index{_LOST if lost else _NEVER_MADE}, "
-                "or give --candidates RUN"
+                f"{store_folder}: this store has no embedded BM25 index{_LOST if lost else _NEVER_MADE}"
             )
         _check_owner(folder, state, manifest)
         unposted = any(s.documents and not s.posted for s in manifest.segments)

@@ -40,5 +40,5 @@ class RunCandidates:
         """Raises UsageError: a run has no texts."""
         raise UsageError(
             f"the run {self._path} holds ids and no texts, so documents without vectors cannot be encoded from it. "
-            "Give the index beside it, or choose another --missing than encode"
+            "Choose another policy for missing vectors than encode, or take the candidates from the index"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -22,7 +23,7 @@ COMMANDS = {
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
 }
 
-_KEPT = "interrupted; what was committed is kept, and the same command goes on from there"
+_KEPT = "interrupted; what was stored is kept, and the same command goes on from there"
 AFTER_INTERRUPT = {
     "demo": _KEPT,
     "ingest": _KEPT,
@@ -31,7 +32,7 @@ AFTER_INTERRUPT = {
 
 
 class InterruptError(Exception):
-    """Ctrl-C, in the command of this name."""
+    """Ctrl-C, or a request to end; the message says what became of the work."""
 
 
 class LazyGroup(click.Group):
@@ -49,7 +50,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # click would print an empty line and forget which command it was
-            raise InterruptError(ctx.invoked_subcommand) from None
+            raise InterruptError(AFTER_INTERRUPT.get(str(ctx.invoked_subcommand), "interrupted")) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -73,13 +74,14 @@ def main() -> None:
     from colbert_rerank.cli import output
     from colbert_rerank.errors import ColbertRerankError, UsageError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what containers and timeouts send is a Ctrl-C, too
     output.configure()
     if not sys.warnoptions:  # what libraries tell their programmers is not for users; python -W shows it
         warnings.simplefilter("ignore")
     try:
         sys.exit(cli.main(prog_name="colbert-rerank", standalone_mode=False))
     except InterruptError as error:
-        output.fail(AFTER_INTERRUPT.get(str(error), "interrupted"), 130)
+        output.fail(str(error), 130)
     except click.ClickException as error:
         output.fail_to_parse(error)
     except UsageError as error:

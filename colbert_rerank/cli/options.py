@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias")
 _LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
 
 
@@ -90,10 +91,9 @@ class OpenSearchOptions:
 
 @dataclass(frozen=True)
 class FirstStageOptions:
-    """Where candidates come from: the embedded index, a run file, or OpenSearch."""
+    """Where candidates come from: the embedded index or OpenSearch."""
 
     bm25: bool
-    candidates: str | None
     index: str | None
     query_template: Path | None
     dfs: bool
@@ -101,32 +101,13 @@ class FirstStageOptions:
     add_doc_id_alias: bool
 
     def open(self, store: Store, server: OpenSearchOptions) -> Candidates:
-        chosen = [self.bm25, self.candidates is not None, server.opensearch is not None]
-        if sum(chosen) > 1:
-            raise UsageError("choose one first stage: --bm25, --candidates RUN, or --opensearch URL --index NAME")
-        if self.candidates is not None:
-            if given := self._only_for_opensearch():
-                raise UsageError(f"{given} needs --opensearch URL, not --candidates")
-            from colbert_rerank.candidates.runfile import RunCandidates
-
-            return RunCandidates(self.candidates)
         if server.opensearch is not None:
+            refuse(("bm25",), "the candidates come from --opensearch; choose one of them")
             return self._open_index(store, server)
-        if given := self._only_for_opensearch():
-            raise UsageError(f"{given} needs --opensearch URL")
+        refuse(ONLY_OPENSEARCH, "only with --opensearch URL")
         from colbert_rerank.candidates.bm25 import Bm25Index
 
         return Bm25Index.open_for(store.folder, store.manifest)
-
-    def _only_for_opensearch(self) -> str | None:
-        """The first option given that has no meaning without a server."""
-        options = {
-            "--index": self.index,
-            "--query-template": self.query_template,
-            "--dfs": self.dfs,
-            "--add-doc-id-alias": self.add_doc_id_alias,
-        }
-        return next((name for name, value in options.items() if value), None)
 
     def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
         from colbert_rerank.binding import check_origin
@@ -223,7 +204,6 @@ def first_stage_options(command: F) -> F:
         "first_stage",
         FirstStageOptions,
         option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
-        option("--candidates", metavar="RUN", help="A TREC run file; - for stdin."),
         option("--index", metavar="NAME", help="The OpenSearch index; by default the one the store was made from."),
         option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
         option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),

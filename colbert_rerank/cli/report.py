@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from colbert_rerank.cli.output import say, warn
 
 if TYPE_CHECKING:
+    from colbert_rerank.evaluate import Evaluation
     from colbert_rerank.rerank import Report
 
 
 def describe(report: Report) -> None:
     """Counts, what was left out or cut, and where the time went."""
     say(
-        f"{report.queries:,} queries, {report.scored:,} of {report.candidates:,} candidates scored",
+        f"{report.queries:,} {_queries(report.queries)}, {report.scored:,} of {report.candidates:,} candidates scored",
         queries=report.queries,
         candidates=report.candidates,
         scored=report.scored,
@@ -32,11 +33,25 @@ def warn_of_gaps(report: Report) -> None:
     }
     for name, count in sorted(report.missing.items()):
         if count:
-            warn(f"{count:,} candidates without vectors: {became[name]}", **{f"missing_{name}": count})
+            noun = "candidate" if count == 1 else "candidates"
+            warn(f"{count:,} {noun} without vectors: {became[name]}", **{f"missing_{name}": count})
     if report.empty:
         warn(f"{report.empty:,} {_queries(report.empty)} found no candidate", empty=report.empty)
     if cut := report.truncated_queries:
         warn(f"{cut:,} {_queries(cut)} longer than the model reads, cut", truncated_queries=cut)
+
+
+def warn_of_coverage(result: Evaluation) -> None:
+    """Judged queries that the run lacks, and queries of the run without judgements."""
+    if result.absent:
+        judged = len(next(iter(result.per_query.values())))
+        warn(
+            f"{judged - len(result.absent):,} of {judged:,} judged queries are in the run; the others count as 0",
+            judged=judged,
+            absent=len(result.absent),
+        )
+    if count := len(result.unjudged):
+        say(f"{count:,} {_queries(count)} without judgements left out of the measures", unjudged=count)
 
 
 def _queries(count: int) -> str:

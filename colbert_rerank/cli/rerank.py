@@ -26,9 +26,10 @@ from colbert_rerank.cli.report import warn_of_gaps
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
+    from colbert_rerank.recipe import Recipe
     from colbert_rerank.types import Candidates, ScoredDoc
 
-SHOWN = 60  # characters of a document's text, where no terminal cuts the line
+SHOWN = 72  # characters of a document's text, where no terminal cuts the line
 
 
 @click.command(cls=Command)
@@ -70,7 +71,7 @@ def rerank(
     reranker = open_reranker(opened, model, missing, interpolate)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
-        warn("no candidates: the first stage found nothing for this query")
+        warn("the first stage found nothing for this query")
         return
     warn_of_gaps(reranker.report)
     was = {d.doc_id: (rank, d.score) for rank, d in enumerate(ranking.first_stage, start=1)}
@@ -91,13 +92,15 @@ def rerank(
             )
         return
     shown = ranking.ranked[:top]
-    texts = _texts(candidates, shown, opened.manifest.recipe.text) if first_stage.candidates is None else {}
+    # between the fields a mark, so that a title does not run into the text
+    texts = _texts(candidates, shown, opened.manifest.recipe._replace(separator=" | "))
     rows = [
         [str(rank), d.doc_id, f"{d.score:.6f}", str(was[d.doc_id][0]), texts.get(d.doc_id, "")]
         for rank, d in enumerate(shown, start=1)
     ]
-    table("", ["rank", "id", "score", "was", "text"], rows, left=(1, 4))
+    table("", ["rank", "id", "score", "first stage", "text"], rows, left=(1, 4))
 
 
-def _texts(candidates: Candidates, shown: list[ScoredDoc], text: Any) -> dict[str, str]:
-    return {d.doc_id: " ".join(text(d.fields).split())[:SHOWN] for d in candidates.fetch([s.doc_id for s in shown])}
+def _texts(candidates: Candidates, shown: list[ScoredDoc], recipe: Recipe) -> dict[str, str]:
+    texts = {d.doc_id: " ".join(recipe.text(d.fields).split()) for d in candidates.fetch([s.doc_id for s in shown])}
+    return {doc_id: text if len(text) <= SHOWN else text[: SHOWN - 1] + "…" for doc_id, text in texts.items()}

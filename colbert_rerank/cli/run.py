@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
-from colbert_rerank.cli.help import Command
+from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.options import (
     FOLDER,
+    ONLY_OPENSEARCH,
     FirstStageOptions,
     ModelOptions,
     OpenSearchOptions,
@@ -21,14 +22,15 @@ from colbert_rerank.cli.options import (
     open_store,
     opensearch_options,
     ranking_options,
+    refuse,
 )
 from colbert_rerank.cli.output import figures, output_options, say, table
 from colbert_rerank.cli.progress import progress
-from colbert_rerank.cli.report import describe
+from colbert_rerank.cli.report import describe, warn_of_coverage
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
-    from colbert_rerank.types import ScoredDoc
+    from colbert_rerank.types import Candidates, ScoredDoc
 
 
 @click.command(cls=Command)
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--measures", metavar="NAMES", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them."
 )
+@section("First stage")("--candidates", metavar="RUN", help="A TREC run file; - for stdin.")
 @first_stage_options
 @opensearch_options
 @model_options
@@ -54,6 +57,7 @@ def run(
     tag: str,
     qrels: str | None,
     measures: str,
+    candidates: str | None,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
     model: ModelOptions,
@@ -72,19 +76,19 @@ def run(
     from colbert_rerank.errors import StoreMismatchError
     from colbert_rerank.evaluate import Evaluator, parse_measures
 
-    if [topics, qrels, first_stage.candidates].count("-") > 1:
+    if [topics, qrels, candidates].count("-") > 1:
         raise UsageError("only one of --topics, --qrels and --candidates can be read from stdin")
     names = parse_measures(measures)
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store)
-    candidates = first_stage.open(opened, server)
+    found = _read_run(candidates, missing) if candidates else first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
 
     def rows() -> Iterator[ScoredDoc]:
         with progress("queries", len(queries)) as update:
-            rankings = reranker.run(queries, candidates, k, allow_other_index=first_stage.allow_other_index)
+            rankings = reranker.run(queries, found, k, allow_other_index=first_stage.allow_other_index)
             for done, ranking in enumerate(rankings, start=1):
                 if stages:
                     stages["first stage"].add(ranking.first_stage)
@@ -92,7 +96,7 @@ def run(
                 update(done)
                 yield from ranking.ranked
         report = reranker.report
-        if report.candidates and not report.scored and missing == "first_stage":
+        if report.candidates and not report.scored:
             raise StoreMismatchError(
                 f"{store}: none of the {report.candidates:,} candidates has vectors in this store, so nothing was "
                 "re-ranked and no run is written. Are their ids those of the documents that were ingested?"
@@ -100,8 +104,19 @@ def run(
 
     written = trec.write_run(rows(), output, tag)
     to_stdout = output == "-"
-    say(f"{written:,} lines in {'<stdout>' if to_stdout else output}", lines=written, output=output)
+    say(f"{written:,} lines {'on stdout' if to_stdout else f'in {output}'}", lines=written, output=output)
     describe(reranker.report)
     if stages:
-        means = [[name, *figures(evaluator.result().mean)] for name, evaluator in stages.items()]
-        table("", ["", *names], means, err=to_stdout)
+        results = {name: evaluator.result() for name, evaluator in stages.items()}
+        warn_of_coverage(results["re-ranked"])
+        table("", ["", *names], [[name, *figures(result.mean)] for name, result in results.items()], err=to_stdout)
+
+
+def _read_run(path: str, missing: str) -> Candidates:
+    """The first stage that a run file is."""
+    from colbert_rerank.candidates.runfile import RunCandidates
+
+    refuse(("bm25", "opensearch", *ONLY_OPENSEARCH), "the candidates come from --candidates; choose one first stage")
+    if missing == "encode":
+        raise UsageError("--missing encode: the run in --candidates holds ids and no texts; choose another --missing")
+    return RunCandidates(path)

@@ -66,6 +66,13 @@ class StoreWriter:
         if posted != self.manifest.segments:
             self._save(self.manifest.next(segments=posted))
 
+    def renew(self, new: Manifest) -> None:
+        """Let a store without documents be what ``new`` says, with another model, recipe, dtype or index."""
+        now = self.manifest
+        new = replace(new, store_id=now.store_id, generation=now.generation, content=now.content)
+        if new != now:
+            self._save(new.next())
+
     def rebind(self, origin: Origin) -> None:
         """Make the store belong to another index, in which none of its documents are yet."""
         unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)

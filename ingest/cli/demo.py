@@ -21,6 +21,7 @@ from colbert_rerank.cli.options import (
 )
 from colbert_rerank.cli.output import figures, line_width, output_options, say, table
 from colbert_rerank.cli.progress import progress
+from ingest.cli.ingest import keeping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
     from ingest.first_stage import opensearch
-    from ingest.pipeline import IngestReport, ingest
+    from ingest.pipeline import IngestReport, check_store, ingest
     from ingest.sources import SourceOptions, open_source
     from ingest.validation import InputReport
     from mappings import index_body
@@ -66,14 +67,15 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
     client = server.connect() if server.opensearch else None
-    first_stage = opensearch(client, INDEX, index_body(recipe.fields)) if client else None
     encoder = model.load()
+    check_store(folder, encoder, recipe)
+    first_stage = opensearch(client, INDEX, index_body(recipe.fields)) if client else None
     seconds["load the model"] = time.perf_counter() - clock
 
     clock = time.perf_counter()
     report = IngestReport(InputReport())
     source = open_source(str(collection), SourceOptions(), report.input)
-    with progress("documents", 1890) as update:
+    with progress("documents", 1890) as update, keeping(report):
         ingest(
             source,
             folder,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from colbert_rerank.cli import InterruptError
 from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.options import (
     FOLDER,
@@ -18,7 +21,7 @@ from colbert_rerank.cli.options import (
     opensearch_options,
     refuse,
 )
-from colbert_rerank.cli.output import hint, output_options, say, warn
+from colbert_rerank.cli.output import hint, notice, output_options, say, warn
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.errors import InputError, UsageError
 
@@ -93,9 +96,10 @@ def ingest(
       colbert-rerank ingest beir/scifact --store DIR --opensearch http://localhost:9200 --index scifact
       colbert-rerank ingest opensearch:articles --fields title,body --store DIR --opensearch http://localhost:9200
     """
+    from colbert_rerank.errors import IndexNotFoundError
     from colbert_rerank.recipe import Recipe
     from colbert_rerank.types import Index
-    from ingest.pipeline import IngestReport
+    from ingest.pipeline import IngestReport, check_store, other_index
     from ingest.pipeline import ingest as run
     from ingest.sources.count import expected_documents
     from ingest.validation import InputReport
@@ -106,10 +110,20 @@ def ingest(
     report = IngestReport(InputReport(on_error))
     found = _source(source, server, index, qualified_ids, options, report.input)
     read_from = found if isinstance(found, Index) else None
-    first_stage = None if read_from else _first_stage(recipe, server, index, options)
+    make_first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
+    held = check_store(store, encoder, recipe, dtype)
+    first_stage = None
+    if make_first_stage:
+        if held is None or allow_other_index:
+            first_stage = make_first_stage(True)
+        else:
+            try:
+                first_stage = make_first_stage(False)
+            except IndexNotFoundError:
+                raise other_index(store, held, f"the index {index!r}, which is not there") from None
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
-    with progress("documents", expected_documents(found)) as update:
+    with progress("documents", expected_documents(found)) as update, keeping(report):
         manifest = run(
             found,
             store,
@@ -123,6 +137,8 @@ def ingest(
             progress=lambda r: update(r.encoded + r.unchanged + r.updated, size=r.rows * row_bytes),
         )
     describe(report, manifest, store)
+    if absent := given("fields") and report.input.unseen_fields:
+        warn(f"no document has text in the field {', '.join(map(repr, absent))} that --fields names", fields=absent)
     if not report.input.accepted:
         raise InputError(f"no document was accepted, so there is nothing to search; {source} holds none that is usable")
     hint("Search it:  " + next_command('colbert-rerank rerank "your question"', store, server))
@@ -144,8 +160,10 @@ def _source(
     return open_source(spec, SourceOptions(options["format"], options["id_field"], columns), report)
 
 
-def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, options: Any) -> FirstStage | None:
-    """The OpenSearch index to fill; ``None`` for the one beside the store."""
+def _first_stage(
+    recipe: Recipe, server: OpenSearchOptions, index: str | None, options: Any
+) -> Callable[[bool], FirstStage] | None:
+    """Opens the OpenSearch index to fill, once told whether it may be made; ``None`` for the one beside the store."""
     from ingest.first_stage import opensearch
     from mappings import index_body
 
@@ -166,7 +184,22 @@ def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, o
     except ValueError as error:
         raise UsageError(str(error)) from None
     wanted = given("shards", "replicas", "analyzer", "bm25_k1", "bm25_b")
-    return opensearch(server.connect(), index, body, into_existing=options["into_existing"], wanted=wanted)
+    into_existing, client = options["into_existing"], server.connect()
+    return lambda make: opensearch(client, index, body, into_existing=into_existing, wanted=wanted, make=make)
+
+
+@contextmanager
+def keeping(report: IngestReport) -> Iterator[None]:
+    """Say at Ctrl-C how much of the work is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptError(
+            f"interrupted; the {report.committed:,} {_documents(report.committed)} encoded so far are stored, and the "
+            "same command goes on from there"
+            if report.committed
+            else "interrupted; nothing new was stored, and the same command starts it again"
+        ) from None
 
 
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
@@ -196,6 +229,8 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         warn(f"{cut:,} {_documents(cut)} longer than the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:
         warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
+    if skipped := report.input.total_skipped:  # said under --quiet too: the index lacks documents that were given
+        notice(f"Warning: {skipped:,} {_documents(skipped)} skipped")
     for cause, count in sorted(report.input.skipped.items()):
         warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
     for message in report.input.messages:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +20,7 @@ from colbert_rerank.store import files as store_files
 from tests.cli.conftest import Files
 from tests.cli.terminal import invoke
 from tests.collection import documents
+from tests.server.rest import call
 
 GOOD = '{"_id": "d0", "text": "tides of the sea"}'
 
@@ -98,6 +99,30 @@ def test_an_ingest_that_cannot_begin(
     assert message in failed.error
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "not to the index"), (["--dtype", "float32"], "holds float16 vectors")],
+    ids=["of-another-index", "of-another-dtype"],
+)
+def test_a_refused_ingest_makes_no_index(
+    files: Files, opensearch_url: str, index_name: str, options: list[str], message: str
+) -> None:
+    usual = ("ingest", files.corpus, "--store", files.store, "--model", files.model)
+    failed = invoke(*usual, "--opensearch", opensearch_url, "--index", index_name, *options)
+    assert failed.status == 1
+    assert message in failed.error
+    assert call(opensearch_url, "HEAD", f"/{index_name}").status == 404
+
+
+def test_a_forgotten_server_is_asked_for(files: Files, tmp_path: Path, opensearch_url: str, index_name: str) -> None:
+    usual = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    invoke(*usual, "--opensearch", opensearch_url, "--index", index_name).check()
+    failed = invoke(*usual)
+    assert failed.status == 1
+    assert f"belongs to OpenSearch index '{index_name}'" in failed.error
+    assert "To go on with that one, give --opensearch URL" in failed.error
+
+
 def closed_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -151,7 +176,7 @@ BAD_STORES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "cut-segment": (cut_a_segment, "the manifest says", ""),
     "cut-manifest": (cut_the_manifest, "not a manifest, or a damaged one", ""),
     "newer-format": (number_the_format_9, "store format 9; this version reads format 1", "Use a newer"),
-    "no-bm25-index": (drop_the_bm25_index, "no embedded BM25 index", "--candidates RUN"),
+    "no-bm25-index": (drop_the_bm25_index, "no embedded BM25 index", "Run the same"),
 }
 
 
@@ -210,9 +235,21 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
     "unknown-measure": (["--measures", "nDGC@10"], {}, 2, "unknown measure 'nDGC@10'"),
     "tag-of-two-words": (["--tag", "my run"], {}, 2, "cannot stand in a TREC run"),
     "no-k": (["--k", "0"], {}, 2, "0 is not in the range x>=1"),
-    "two-first-stages": (["--bm25", "--candidates", "bad"], {"bad": b""}, 2, "choose one first stage"),
-    "index-without-server": (["--index", "x"], {}, 2, "--index needs --opensearch URL"),
-    "dfs-without-server": (["--dfs"], {}, 2, "--dfs needs --opensearch URL"),
+    "two-first-stages": (
+        ["--bm25", "--candidates", "bad"],
+        {"bad": b""},
+        2,
+        "--bm25: the candidates come from --candidates",
+    ),
+    "bm25-and-server": (["--bm25", "--opensearch", "http://x"], {}, 2, "--bm25: the candidates come from --opensearch"),
+    "index-without-server": (["--index", "x"], {}, 2, "--index: only with --opensearch URL"),
+    "dfs-without-server": (["--dfs"], {}, 2, "--dfs: only with --opensearch URL"),
+    "texts-of-a-run-file": (
+        ["--candidates", "bad", "--missing", "encode"],
+        {"bad": b"1 Q0 d1 1 2 x\n"},
+        2,
+        "--missing encode: the run in --candidates holds ids and no texts",
+    ),
     "template-of-a-run-file": (["--candidates", "bad", "--query-template", "bad"], {"bad": b""}, 2, "--query-template"),
     "stdin-twice": (["--topics", "-", "--candidates", "-"], {}, 2, "only one of --topics, --qrels and --candidates"),
     "weight-of-two": (["--interpolate", "2"], {}, 2, "interpolate=2.0: expected 0"),
@@ -305,26 +342,30 @@ def test_a_full_disk_while_a_store_is_written(files: Files, tmp_path: Path, monk
     assert f"({60 - kept} encoded, {kept} stored before)" in invoke(*command).check().err
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path, how: signal.Signals
 ) -> None:
-    monkeypatch.setattr("ingest.pipeline.UNIT_TOKENS", {"cpu": 500})
-    encode, calls = Encoder.encode_tokens, 0
+    """All documents fit one unit: what is encoded of it is kept."""
+    encode, kept = Encoder.encode_batches, 0
 
-    def interrupted(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            signal.raise_signal(signal.SIGINT)
-        return encode(*args, **kwargs)  # type: ignore[arg-type]
+    def interrupted(*args: object) -> Iterator[object]:
+        nonlocal kept
+        for number, batch in enumerate(encode(*args)):  # type: ignore[arg-type]
+            if number == 3:
+                signal.raise_signal(how)
+            kept += len(batch)
+            yield batch
 
     command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
-    with patch.object(Encoder, "encode_tokens", interrupted):
+    with patch.object(Encoder, "encode_batches", interrupted):
         stopped = invoke(*command)
     assert stopped.status == 130
-    assert stopped.error == "interrupted; what was committed is kept, and the same command goes on from there"
+    assert stopped.error == (
+        f"interrupted; the {kept} documents encoded so far are stored, and the same command goes on from there"
+    )
     assert stopped.err == f"Error: {stopped.error}\n"
-    kept = len(Store.open(tmp_path / "store"))
+    assert len(Store.open(tmp_path / "store")) == kept
     assert 0 < kept < 60
     done = invoke(*command).check()
     assert f"({60 - kept} encoded, {kept} stored before)" in done.err

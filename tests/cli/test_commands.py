@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from colbert_rerank.cli.rerank import SHOWN
 from colbert_rerank.store import Store
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
 from tests.cli.terminal import invoke
@@ -57,7 +59,7 @@ def test_documents_come_from_where_they_are(files: Files, tmp_path: Path, form: 
 def test_rerank_shows_each_document_with_its_place_before(files: Files) -> None:
     arguments = ("rerank", QUESTION, "--store", files.store, "--model", files.model, "--top", 5)
     table = invoke(*arguments).check().out.splitlines()
-    assert table[0].split() == ["rank", "id", "score", "was", "text"]
+    assert re.split(r"\s{2,}", table[0].strip()) == ["rank", "id", "score", "first stage", "text"]
     assert len(table) == 6
     objects = [json.loads(line) for line in invoke(*arguments, "--json").check().out.splitlines()]
     assert [o["rank"] for o in objects] == [1, 2, 3, 4, 5]
@@ -66,7 +68,9 @@ def test_rerank_shows_each_document_with_its_place_before(files: Files) -> None:
     assert {o["doc_id"] for o in objects} <= {d.doc_id for d in documents(DOCUMENTS)}
     titles = {d.doc_id: str(d.fields["title"]) for d in documents(DOCUMENTS)}
     for line, o in zip(table[1:], objects, strict=True):
-        assert " ".join(line.split()[4:]).startswith(titles[o["doc_id"]])
+        text = " ".join(line.split()[4:])
+        assert text.startswith(f"{titles[o['doc_id']]} | ")
+        assert (len(text), text[-1]) == (SHOWN, "…"), "these paragraphs are longer"
 
 
 def test_the_first_stage_ranks_are_the_first_stage_s(files: Files) -> None:
@@ -94,6 +98,7 @@ def test_topics_on_stdin_and_a_run_on_stdout(files: Files, tmp_path: Path) -> No
     done = invoke(*arguments, "--tag", "mine", "--qrels", files.qrels, stdin=files.topics.read_bytes()).check()
     assert done.out == (tmp_path / "run").read_text()
     assert "re-ranked" in done.err, "the measures must not stand in the run"
+    assert f"Warning: {QUERIES} of 100 judged queries are in the run; the others count as 0" in done.err
 
 
 def test_a_run_file_as_the_first_stage(files: Files, tmp_path: Path) -> None:
@@ -121,6 +126,15 @@ def test_eval_prints_what_run_printed(files: Files, tmp_path: Path) -> None:
     assert rows.pop("all") == shown(table)["re-ranked"]
     judged = {line.split()[0] for line in files.qrels.read_text().splitlines()[1:]}
     assert set(rows) == judged
+    numbered = tmp_path / "numbered"
+    numbered.write_text("".join(f"{q} 0 d 1\n" for q in ("10", "x", "9")))
+    (tmp_path / "one").write_text("9 Q0 d 1 1 x\n8 Q0 d 1 1 x\n")
+    done = invoke("eval", tmp_path / "one", "--qrels", numbered, "--by-query").check()
+    assert list(shown(done.out)) == ["9", "10", "x", "all"]
+    assert done.err.splitlines() == [
+        "Warning: 1 of 3 judged queries are in the run; the others count as 0",
+        "1 query without judgements left out of the measures",
+    ]
     means = [sum(float(row[i]) for row in rows.values()) / len(rows) for i in range(3)]
     assert means == pytest.approx([float(v) for v in shown(table)["re-ranked"]], abs=1e-4)
 
@@ -142,7 +156,7 @@ def test_missing_vectors_are_counted_aloud(files: Files, tmp_path: Path) -> None
 def test_a_query_without_hits_is_no_failure(files: Files, tmp_path: Path) -> None:
     done = invoke("rerank", "zxqv", "--store", files.store, "--model", files.model).check()
     assert done.out == ""
-    assert done.err.startswith("Warning: no candidates: the first stage found nothing")
+    assert done.err == "Warning: the first stage found nothing for this query\n"
     topics = tmp_path / "topics.tsv"
     topics.write_text("1\tzxqv\n2\twho founded Publix\n")
     arguments = ("run", "--topics", topics, "--store", files.store, "--model", files.model, "--output", "-")
@@ -166,19 +180,44 @@ def test_skipped_documents_are_counted_and_named(files: Files, tmp_path: Path) -
     arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model, "--on-error", "skip")
     done = invoke(*arguments).check()
     assert "1 document, " in done.err
+    assert "Warning: 2 documents skipped\n" in done.err
     assert "Warning: 1 skipped: non-string id" in done.err
     assert "Warning: 1 skipped: empty text" in done.err
     assert f"{corpus}:2: the id 7" in done.err
+    assert invoke(*arguments, "--quiet").check().err == "Warning: 2 documents skipped\n"
+
+
+def test_a_field_that_no_document_has_is_named(files: Files, tmp_path: Path) -> None:
+    arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    done = invoke(*arguments, "--fields", "titel,text").check()
+    assert "Warning: no document has text in the field 'titel' that --fields names" in done.err
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "tides"}\n')
+    done = invoke("ingest", corpus, "--store", tmp_path / "other", "--model", files.model).check()
+    assert "no document has text" not in done.err, "title is asked for by default only"
+
+
+def test_a_first_ingest_that_failed_does_not_bind_the_next(files: Files, tmp_path: Path) -> None:
+    arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    assert invoke(*arguments, "--fields", "body", "--dtype", "float32").status == 1
+    before = Store.open(tmp_path / "store").manifest
+    invoke(*arguments).check()
+    after = Store.open(tmp_path / "store").manifest
+    assert (before.recipe.fields, before.dtype) == (("body",), "float32")
+    assert (after.recipe.fields, after.dtype, after.store_id) == (("title", "text"), "float16", before.store_id)
+    assert invoke("rerank", QUESTION, "--store", tmp_path / "store", "--model", files.model).check().out
 
 
 def test_a_run_in_which_nothing_was_scored_is_none(files: Files, tmp_path: Path) -> None:
     """The ids of another collection: a run file names no index that could be compared."""
     (tmp_path / "bm25.txt").write_text("".join(f"{q.query_id} Q0 other 1 1 x\n" for q in queries(QUERIES)))
     arguments = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model)
-    failed = invoke(*arguments, "--candidates", tmp_path / "bm25.txt", "--output", tmp_path / "run")
-    assert failed.status == 1
-    assert f"none of the {QUERIES} candidates has vectors in this store" in failed.error
-    assert not (tmp_path / "run").exists()
+    for missing in ("first_stage", "drop"):
+        options = ("--candidates", tmp_path / "bm25.txt", "--output", tmp_path / "run", "--missing", missing)
+        failed = invoke(*arguments, *options)
+        assert failed.status == 1
+        assert f"none of the {QUERIES} candidates has vectors in this store" in failed.error
+        assert not (tmp_path / "run").exists()
 
 
 def test_what_comes_next_is_said_with_the_options_it_needs(files: Files, tmp_path: Path) -> None:

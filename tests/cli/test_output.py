@@ -206,7 +206,7 @@ def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> No
         out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert out == ""
-    assert err == "Error: interrupted; what was committed is kept, and the same command goes on from there\n"
+    assert err == "Error: interrupted; nothing new was stored, and the same command starts it again\n"
 
 
 def test_libraries_are_silent(files: Files, tmp_path: Path) -> None:

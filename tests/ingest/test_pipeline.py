@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import Document, Origin, Query
 from ingest import pipeline
 from ingest.first_stage import Posting
-from ingest.pipeline import IngestReport, ingest
+from ingest.pipeline import IngestReport, check_store, ingest
 from ingest.validation import InputReport
 from tests.collection import RECIPE, FakeFirstStage, bm25_of
 from tests.collection import documents as real
@@ -597,6 +598,44 @@ def test_what_is_missing_in_the_index_is_not_called_complete(folder: Path, tiny_
     store = Store.open(folder)
     assert store.manifest.complete
     assert [len(hits) for hits in bm25_of(store).search([Query("", "fish"), Query("", "whale")], 9)] == [2, 1]
+
+
+def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Encoder.encode_batches
+
+    def interrupted(*args: Any) -> Iterator[object]:
+        yield from islice(encode(*args), 3)
+        raise KeyboardInterrupt
+
+    first, report = Recording(folder), IngestReport(InputReport())
+    monkeypatch.setattr(Encoder, "encode_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(real(40), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=first)
+    kept = len(Store.open(folder))
+    assert 0 < kept < 40
+    assert report.committed == report.encoded == kept
+    assert first.posted == []
+    monkeypatch.undo()
+    report = run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
+    assert (report.encoded, report.unchanged) == (40 - kept, kept)
+    assert sorted(first.posted) == sorted(d.doc_id for d in real(40))
+    assert Store.open(folder).manifest.complete
+
+
+def test_a_store_without_documents_becomes_what_is_asked_for(folder: Path, tiny_encoder: Encoder) -> None:
+    first = Recording(folder)
+    run([], folder, tiny_encoder, recipe=Recipe(("body",)), first_stage=first, dtype="float32")
+    assert check_store(folder, tiny_encoder, RECIPE) is None
+    run(documents("one fish"), folder, tiny_encoder)
+    held = check_store(folder, tiny_encoder, Recipe(("text",)))
+    assert held
+    assert (held.origin, held.dtype) == (origin_of(held.store_id), "float16")
+    assert len(next(bm25_of(Store.open(folder)).search([Query("", "fish")], 5))) == 1
+    with pytest.raises(StoreMismatchError, match="way of making texts"):
+        check_store(folder, tiny_encoder, Recipe(("body",)))
+    assert check_store(folder.parent / "nowhere", tiny_encoder, RECIPE) is None
 
 
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
