@@ -33,7 +33,7 @@ class Connection:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        url, user, password = _split_url(self.url)
+        url, user, password = split_url(self.url)
         object.__setattr__(self, "url", url)  # the dataclass is frozen for everyone else
         if user or password:
             if self.user and self.user != user:
@@ -51,6 +51,10 @@ class Connection:
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
             raise UsageError(f"{url}: {' and '.join(given)} were given; choose one way to log in")
+        if self.user and not self.password:
+            raise UsageError(
+                f"{url}: the user {self.user!r} without a password; set {ENVIRONMENT}PASSWORD, or give it in a file"
+            )
         for secret in (self.user, self.password, self.api_key, self.bearer):
             if any(ord(character) < 32 for character in secret):
                 raise UsageError(f"{url}: {given[0]} holds a line break or another control character")
@@ -81,7 +85,7 @@ class Connection:
         The variables are ``COLBERT_RERANK_OPENSEARCH_`` + ``USER``, ``PASSWORD``, ``API_KEY``, ``TOKEN``. An explicit
         way to log in (an argument, a file, a user in the URL) leaves the variables of the other ways aside.
         """
-        _, user_in_url, password_in_url = _split_url(url)
+        _, user_in_url, password_in_url = split_url(url)
         explicit = bool(user or password_file or api_key_file or token_file or aws_region or user_in_url)
         basic = not explicit or bool(user or password_file or user_in_url)
         if basic and not user_in_url:
@@ -102,7 +106,7 @@ class Connection:
         )
 
 
-def _split_url(url: str) -> tuple[str, str, str]:
+def split_url(url: str) -> tuple[str, str, str]:
     """URL without user and password, user, password."""
     example = "write it like https://localhost:9200"
     try:

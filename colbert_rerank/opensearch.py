@@ -24,6 +24,9 @@ from colbert_rerank.retry import BUSY_STATUS, parse_retry_after, with_retry
 
 LOWEST_VERSION = (2, 11)
 
+# What OpenSSL, by its version, calls an answer that is not TLS.
+_PLAIN_HTTP = re.compile("wrong.version.number|record.layer.failure", re.IGNORECASE)
+
 _log = logging.getLogger(__name__)
 
 
@@ -185,15 +188,24 @@ def translated(client: opensearchpy.OpenSearch, *, index: str = "") -> Iterator[
     try:
         yield
     except opensearchpy.TransportError as error:
-        raise translate(error, server_url(client), index) from error
+        raise translate(error, server_url(client), index, anonymous=_anonymous(client)) from error
     except opensearchpy.SerializationError as error:
         raise OpenSearchError(f"{server_url(client)} answered something that is not JSON; check the URL") from error
 
 
-def translate(error: opensearchpy.TransportError, url: str, index: str = "") -> OpenSearchError:
+def _anonymous(client: opensearchpy.OpenSearch) -> bool:
+    """Whether its requests carry no credentials."""
+    return not any(c.headers.get("authorization") or c.http_auth for c in client.transport.connection_pool.connections)
+
+
+def translate(
+    error: opensearchpy.TransportError, url: str, index: str = "", *, anonymous: bool = False
+) -> OpenSearchError:
     """The error of ours for one of opensearch-py's."""
     at = f"{url}, index {index!r}" if index else url
     if isinstance(error, opensearchpy.SSLError):
+        if _PLAIN_HTTP.search(str(error.error)):
+            return OpenSearchUnreachableError(f"{url}: no TLS is spoken there; write http://")
         return OpenSearchUnreachableError(
             f"{url}: no trusted TLS connection ({_first_line(error.error)}); give the certificate authority that "
             "signed the server's certificate as CA file, and the host name that the certificate is made for"
@@ -209,6 +221,10 @@ def translate(error: opensearchpy.TransportError, url: str, index: str = "") -> 
             f"right ({hint})"
         )
     status, kind, reason = int(error.status_code), _error_type(error), _reason(error)
+    if status == 401 and anonymous:
+        return OpenSearchAuthError(
+            f"{url}: OpenSearch wants credentials (401) and got none; give a user and password, an API key or a token"
+        )
     if status == 401:
         return OpenSearchAuthError(f"{url}: OpenSearch does not accept these credentials (401); check user and secret")
     if status == 403 and kind != "cluster_block_exception":

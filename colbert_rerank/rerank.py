@@ -171,7 +171,7 @@ class Reranker:
         names = [ids[i] for i in unscored.tolist()]
         if self.missing == "error":
             raise MissingVectorsError(
-                f"query {query.query_id!r}: {len(names)} of {len(ids)} candidates have no vectors in "
+                f"{_named(query)}: {len(names)} of {len(ids)} candidates have no vectors in "
                 f"{self.store.folder}, among them {names[:3]}. Ingest them, or choose another --missing"
             )
         if self.missing == "encode":

@@ -93,7 +93,7 @@ def read_qrels(path: str) -> Iterator[Qrel]:
         cells = [cell.strip() for cell in line.split("\t")] if is_beir else _columns(line)
         expected = _BEIR_QRELS_HEADER if is_beir else ("query", "iteration", "document", "relevance")
         if len(cells) != len(expected):
-            message = f"{len(cells)} columns, expected {len(expected)}: {' '.join(expected)}"
+            message = f"{len(cells)} column(s), expected {len(expected)}: {' '.join(expected)}"
             raise InputError(message, where=where)
         query_id, doc_id, grade = cells[0], cells[-2], cells[-1]
         if not query_id or not doc_id:
@@ -119,7 +119,7 @@ def read_run(path: str) -> Iterator[ScoredDoc]:
             continue
         where = f"{name}:{number}"
         if len(cells) != 6:
-            raise InputError(f"{len(cells)} columns, expected 6: query Q0 document rank score tag", where=where)
+            raise InputError(f"{len(cells)} column(s), expected 6: query Q0 document rank score tag", where=where)
         query_id, _, doc_id, _, digits, _ = cells
         try:
             score = math.nan if "_" in digits else float(digits)

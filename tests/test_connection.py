@@ -73,6 +73,7 @@ def test_the_client_shows_no_secret_either() -> None:
         pytest.param({"url": f"https://admin:{TOKEN}@host?x"}, "before any", id="query"),
         pytest.param({"url": "http://h", "password": TOKEN}, "without a user", id="password-alone"),
         pytest.param({"url": "http://h", "user": "u", "bearer": TOKEN}, "choose one", id="two-ways"),
+        pytest.param({"url": "http://u@h"}, "'u' without a password", id="user-alone"),
         pytest.param({"url": "http://a:b@h", "user": "u"}, "another user", id="two-users"),
         pytest.param({"url": "http://h", "bearer": TOKEN + "\nx: y"}, "line break", id="line-break"),
         pytest.param({"url": "http://h", "api_key": TOKEN + "ä"}, "HTTP header", id="not-ascii"),
@@ -142,18 +143,21 @@ def test_each_way_to_log_in(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        pytest.param({}, id="none"),
-        pytest.param({"user": "admin", "password": "wrong-" + TOKEN}, id="wrong-password"),
-        pytest.param({"bearer": "wrong-" + TOKEN}, id="wrong-token"),
+        pytest.param({}, "got none", id="none"),
+        pytest.param({"user": "admin", "password": "wrong-" + TOKEN}, "does not accept", id="wrong-password"),
+        pytest.param({"bearer": "wrong-" + TOKEN}, "does not accept", id="wrong-token"),
     ],
 )
-def test_refused_credentials(locked: Gateway, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_credentials(
+    locked: Gateway, arguments: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with connect(Connection(locked.url, **arguments)) as client, pytest.raises(OpenSearchAuthError) as raised:
         check_server(client)
     assert "401" in str(raised.value)
+    assert said in str(raised.value)
     assert locked.url in str(raised.value)
     assert TOKEN not in str(raised.value) + caplog.text
     assert len(locked.requests) == 1  # asking again would lock the account
@@ -197,6 +201,15 @@ def test_http_where_the_server_speaks_tls(encrypted: Gateway) -> None:
     with (
         connect(Connection(encrypted.url.replace("https:", "http:"))) as client,
         pytest.raises(OpenSearchUnreachableError, match="write https://"),
+    ):
+        check_server(client)
+
+
+def test_https_where_the_server_speaks_http(opensearch_url: str) -> None:
+    with (
+        Gateway(opensearch_url) as gateway,
+        connect(Connection(gateway.url.replace("http:", "https:"))) as client,
+        pytest.raises(OpenSearchUnreachableError, match="no TLS is spoken there; write http://"),
     ):
         check_server(client)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from benchmarks import render
+from colbert_rerank.candidates.template import make_template
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -13,6 +15,12 @@ README = Path(__file__).parent.parent / "README.md"
 def python_example() -> str:
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
     return str(block)
+
+
+def test_the_query_template_is_one() -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    body = make_template(json.loads(block)).render('tides "and" {')
+    assert '"match": {"text": "tides \\"and\\" {"}' in json.dumps(body)
 
 
 def test_the_tables_are_the_recorded_figures() -> None:

@@ -157,9 +157,9 @@ def test_qrels_are_read_by_content(tmp_path: Path, content: str, grades: list[in
 
 
 BAD_QRELS = {
-    "three-columns-without-header": ("301 FBIS3-10082 1\n", "input.txt:1: 3 columns, expected 4"),
-    "a-run-given-as-qrels": ("301 Q0 FBIS3-10082 1 12.5 bm25\n", "input.txt:1: 6 columns, expected 4"),
-    "four-columns-under-a-beir-header": ("query-id\tcorpus-id\tscore\n3\t0\td1\t1\n", "input.txt:2: 4 columns"),
+    "three-columns-without-header": ("301 FBIS3-10082 1\n", "input.txt:1: 3 column(s), expected 4"),
+    "a-run-given-as-qrels": ("301 Q0 FBIS3-10082 1 12.5 bm25\n", "input.txt:1: 6 column(s), expected 4"),
+    "four-columns-under-a-beir-header": ("query-id\tcorpus-id\tscore\n3\t0\td1\t1\n", "input.txt:2: 4 column(s)"),
     "relevance-in-words": ("301 0 FBIS3-10082 yes\n", "the relevance 'yes' is not a whole number"),
     "relevance-with-a-point": ("301 0 FBIS3-10082 1.0\n", "the relevance '1.0' is not a whole number"),
     "judged-twice": ("301 0 d1 1\n302 0 d1 1\n301 0 d1 0\n", "input.txt:3: document 'd1' is judged twice"),
@@ -174,8 +174,8 @@ def test_bad_qrels_are_refused_with_their_place(tmp_path: Path, content: str, me
 
 
 BAD_RUNS = {
-    "qrels-given-as-a-run": ("301 0 FBIS3-10082 1\n", "input.txt:1: 4 columns, expected 6"),
-    "id-with-a-blank": ("301 Q0 my doc 1 12.5 bm25\n", "input.txt:1: 7 columns, expected 6"),
+    "qrels-given-as-a-run": ("301 0 FBIS3-10082 1\n", "input.txt:1: 4 column(s), expected 6"),
+    "id-with-a-blank": ("301 Q0 my doc 1 12.5 bm25\n", "input.txt:1: 7 column(s), expected 6"),
     "score-in-words": ("301 Q0 d1 1 best bm25\n", "the score 'best' is not a finite number"),
     "score-nan": ("301 Q0 d1 1 2 t\n301 Q0 d2 2 NaN t\n", "input.txt:2: the score 'NaN' is not a finite number"),
     "score-infinite": ("301 Q0 d1 1 inf t\n", "the score 'inf' is not a finite number"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -61,9 +63,9 @@ class OpenSearchOptions:
     @property
     def shown_url(self) -> str:
         """The address without a user and password, to be printed."""
-        from colbert_rerank.connection import Connection
+        from colbert_rerank.connection import split_url
 
-        return Connection(self.opensearch or "").url
+        return split_url(self.opensearch or "")[0]
 
     def connect(self) -> OpenSearch:
         """A client for a server that was asked whether it will do. Raises OpenSearchError, UsageError."""
@@ -205,7 +207,7 @@ def first_stage_options(command: F) -> F:
         FirstStageOptions,
         option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
         option("--index", metavar="NAME", help="The OpenSearch index; by default the one the store was made from."),
-        option("--query-template", type=FILE, help='Your own query as JSON, with "{{query}}" for the text.'),
+        option("--query-template", type=FILE, help='Your own query as JSON: {"match": {"body": "{{query}}"}}.'),
         option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
         option(
             "--allow-other-index", is_flag=True, help="Accept a reindexed copy, after comparing 20 documents with it."
@@ -255,13 +257,23 @@ def _flag(name: str) -> str:
 
 
 def next_command(command: str, store: Path, server: OpenSearchOptions) -> str:
-    """A command for the same store, model and server."""
+    """A command line for the same store, model and server."""
     at = f" --opensearch {server.shown_url}" if server.opensearch else ""
     words: list[str] = []
     for name in given(*_LOGIN, "model"):  # none of them is a secret
         value = click.get_current_context().params[name]
         words += [_flag(name), *([] if value is True else [shlex.quote(str(value))])]
-    return " ".join([f"{command} --store {shlex.quote(str(store))}{at}", *words])
+    return " ".join([f"{_program()} {command} --store {shlex.quote(str(store))}{at}", *words])
+
+
+def _program() -> str:
+    """What calls this command again: its name, or its path where the shell does not look for it."""
+    name, called = "colbert-rerank", Path(sys.argv[0])
+    found = shutil.which(name)
+    if called.name != name or not called.exists() or (found and called.samefile(found)):
+        return name
+    path = called.absolute()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def open_store(folder: Path) -> Store:

@@ -8,24 +8,26 @@ from colbert_rerank.cli.output import say, warn
 
 if TYPE_CHECKING:
     from colbert_rerank.evaluate import Evaluation
-    from colbert_rerank.rerank import Report
+    from colbert_rerank.rerank import Reranker
 
 
-def describe(report: Report) -> None:
+def describe(reranker: Reranker) -> None:
     """Counts, what was left out or cut, and where the time went."""
+    report = reranker.report
     say(
         f"{report.queries:,} {_queries(report.queries)}, {report.scored:,} of {report.candidates:,} candidates scored",
         queries=report.queries,
         candidates=report.candidates,
         scored=report.scored,
     )
-    warn_of_gaps(report)
+    warn_of_gaps(reranker)
     times = report.mean_ms()
     say("mean ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), mean_ms=times)
 
 
-def warn_of_gaps(report: Report) -> None:
+def warn_of_gaps(reranker: Reranker) -> None:
     """Candidates without vectors, queries without candidates, queries that were cut."""
+    report, length = reranker.report, reranker.encoder.checkpoint.spec.query_length
     became = {
         "first_stage": "put after the others, in first-stage order",
         "encoded": "encoded now",
@@ -38,7 +40,7 @@ def warn_of_gaps(report: Report) -> None:
     if report.empty:
         warn(f"{report.empty:,} {_queries(report.empty)} found no candidate", empty=report.empty)
     if cut := report.truncated_queries:
-        warn(f"{cut:,} {_queries(cut)} longer than the model reads, cut", truncated_queries=cut)
+        warn(f"{cut:,} {_queries(cut)} longer than the {length} tokens the model reads, cut", truncated_queries=cut)
 
 
 def warn_of_coverage(result: Evaluation) -> None:

@@ -73,7 +73,7 @@ def rerank(
     if not ranking.first_stage:
         warn("the first stage found nothing for this query")
         return
-    warn_of_gaps(reranker.report)
+    warn_of_gaps(reranker)
     was = {d.doc_id: (rank, d.score) for rank, d in enumerate(ranking.first_stage, start=1)}
     if as_json:
         for rank, document in enumerate(ranking.ranked[:top], start=1):

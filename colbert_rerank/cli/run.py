@@ -105,7 +105,7 @@ def run(
     written = trec.write_run(rows(), output, tag)
     to_stdout = output == "-"
     say(f"{written:,} lines {'on stdout' if to_stdout else f'in {output}'}", lines=written, output=output)
-    describe(reranker.report)
+    describe(reranker)
     if stages:
         results = {name: evaluator.result() for name, evaluator in stages.items()}
         warn_of_coverage(results["re-ranked"])

@@ -130,7 +130,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
         click.echo()
         _example(title, ranking, gain[ranking.query.query_id], relevant, candidates)
     click.echo()
-    command = next_command('colbert-rerank rerank "who founded Publix"', folder, server)
+    command = next_command('rerank "who founded Publix"', folder, server)
     click.echo(f"Now ask it something:  {command}")
     say(f"the store is in {folder}; delete it when you are done", store=str(folder))
 

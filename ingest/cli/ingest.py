@@ -59,13 +59,18 @@ new_index = section("An index to fill")
     help="Precision of the stored vectors.",
 )
 @new_index("--index", metavar="NAME", help="The OpenSearch index to fill; made if it is not there.")
-@new_index("--shards", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Where it is made.")
 @new_index(
-    "--replicas", metavar="N", type=click.IntRange(0), help="Where it is made; by default 1 where a node can hold it."
+    "--shards", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Of an index that is made."
 )
-@new_index("--analyzer", metavar="NAME", default="english", show_default=True, help="Where it is made.")
-@new_index("--bm25-k1", metavar="X", default=1.2, type=float, show_default=True, help="Where it is made.")
-@new_index("--bm25-b", metavar="X", default=0.75, type=float, show_default=True, help="Where it is made.")
+@new_index(
+    "--replicas",
+    metavar="N",
+    type=click.IntRange(0),
+    help="Of an index that is made; by default 1 where a node can hold it.",
+)
+@new_index("--analyzer", metavar="NAME", default="english", show_default=True, help="Of an index that is made.")
+@new_index("--bm25-k1", metavar="X", default=1.2, type=float, show_default=True, help="Of an index that is made.")
+@new_index("--bm25-b", metavar="X", default=0.75, type=float, show_default=True, help="Of an index that is made.")
 @new_index("--into-existing", is_flag=True, help="Write into an index that colbert-rerank did not make.")
 @new_index("--allow-other-index", is_flag=True, help="Fill an index that was made again from this store.")
 @opensearch_options
@@ -141,7 +146,7 @@ def ingest(
         warn(f"no document has text in the field {', '.join(map(repr, absent))} that --fields names", fields=absent)
     if not report.input.accepted:
         raise InputError(f"no document was accepted, so there is nothing to search; {source} holds none that is usable")
-    hint("Search it:  " + next_command('colbert-rerank rerank "your question"', store, server))
+    hint("Search it:  " + next_command('rerank "your question"', store, server))
 
 
 def _source(
@@ -226,7 +231,8 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
             owed=owed,
         )
     if cut := report.truncated:
-        warn(f"{cut:,} {_documents(cut)} longer than the model reads, cut", truncated=cut)
+        limit = manifest.document_identity["document_length"]
+        warn(f"{cut:,} {_documents(cut)} longer than the {limit} tokens the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:
         warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
     if skipped := report.input.total_skipped:  # said under --quiet too: the index lacks documents that were given

@@ -52,7 +52,9 @@ class TsvSource:
                 if is_header:
                     continue
             if len(cells) != count:
-                message = f"{len(cells)} columns, expected {count} ({', '.join(self.columns or ())}); tabs end columns"
+                message = (
+                    f"{len(cells)} column(s), expected {count} ({', '.join(self.columns or ())}); tabs end columns"
+                )
                 report.refuse("malformed line", message, f"{name}:{number}")
                 continue
             yield Document(cells[id_place], {column: cells[i] for i, column in kept}, f"{name}:{number}")

@@ -46,12 +46,16 @@ class Screen(io.StringIO):
 
 
 def invoke(
-    *arguments: object, stdin: bytes = b"", environ: Mapping[str, str] | None = None, terminal: bool = False
+    *arguments: object,
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
+    terminal: bool = False,
+    program: str = "colbert-rerank",
 ) -> Result:
     """What `colbert-rerank ARGUMENTS` does. Warnings of libraries are errors, as everywhere in the tests."""
     out, err = (Screen(), Screen()) if terminal else (io.StringIO(), io.StringIO())
     with (
-        patch.object(sys, "argv", ["colbert-rerank", *map(str, arguments)]),
+        patch.object(sys, "argv", [program, *map(str, arguments)]),
         patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         patch.object(sys, "stdout", out),
         patch.object(sys, "stderr", err),

@@ -229,8 +229,8 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
     "no-topics-file": (["--topics", "bad"], {}, 1, "bad: cannot be read: No such file or directory"),
     "topics-not-utf-8": (["--topics", "bad"], {"bad": b"1\tcaf\xe9\n"}, 1, "bad:1: not UTF-8"),
     "bad-qrels": (["--qrels", "bad"], {"bad": b"1 0 d1 relevant\n"}, 1, "bad:1: "),
-    "qrels-of-five-columns": (["--qrels", "bad"], {"bad": b"1 0 d1 1 1\n"}, 1, "bad:1: 5 columns, expected 4"),
-    "bad-candidates": (["--candidates", "bad"], {"bad": b"1 Q0 d1 1 x\n"}, 1, "bad:1: 5 columns, expected 6"),
+    "qrels-of-five-columns": (["--qrels", "bad"], {"bad": b"1 0 d1 1 1\n"}, 1, "bad:1: 5 column(s), expected 4"),
+    "bad-candidates": (["--candidates", "bad"], {"bad": b"1 Q0 d1 1 x\n"}, 1, "bad:1: 5 column(s), expected 6"),
     "candidate-score": (["--candidates", "bad"], {"bad": b"1 Q0 d1 1 high x\n"}, 1, "'high' is not a finite number"),
     "unknown-measure": (["--measures", "nDGC@10"], {}, 2, "unknown measure 'nDGC@10'"),
     "tag-of-two-words": (["--tag", "my run"], {}, 2, "cannot stand in a TREC run"),
@@ -298,7 +298,7 @@ def test_an_empty_query(files: Files) -> None:
 
 
 BAD_EVALS: dict[str, tuple[bytes, list[str], int, str]] = {
-    "malformed": (b"1 Q0 d1 1 x\n", [], 1, "run:1: 5 columns, expected 6"),
+    "malformed": (b"1 Q0 d1 1 x\n", [], 1, "run:1: 5 column(s), expected 6"),
     "document-twice": (b"1 Q0 d1 1 2 x\n1 Q0 d1 2 1 x\n", [], 1, "run:2: document 'd1' stands twice"),
     "other-topics": (b"1 Q0 d1 1 2 x\n", [], 1, "no query in common"),
     "unknown-measure": (b"1 Q0 d1 1 2 x\n", ["--measures", "quality"], 2, "unknown measure 'quality'"),

@@ -228,6 +228,21 @@ def test_what_comes_next_is_said_with_the_options_it_needs(files: Files, tmp_pat
     assert invoke(*arguments[1:]).check().out
 
 
+def test_what_comes_next_is_said_as_the_shell_finds_it(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After scripts/demo the program is in .venv/bin, and no shell looks there."""
+    program = tmp_path / ".venv" / "bin" / "colbert-rerank"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    command = ("ingest", files.corpus, "--store", "store", "--model", files.model)
+    for path, said in (("/usr/bin", ".venv/bin/colbert-rerank rerank"), (program.parent, "colbert-rerank rerank")):
+        monkeypatch.setenv("PATH", str(path))
+        done = invoke(*command, program=str(program)).check()
+        assert f"Search it:  {said} " in done.err
+
+
 def test_other_fields_are_counted(files: Files, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"_id": "1", "text": "a fish", "url": "old"}\n')

@@ -87,8 +87,8 @@ def test_a_bad_first_line_does_not_settle_the_id_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"1", "1 columns, expected 2 (id, text); tabs end columns"),
-        (b"1\ta\tb", "3 columns, expected 2 (id, text)"),
+        (b"1", "1 column(s), expected 2 (id, text); tabs end columns"),
+        (b"1\ta\tb", "3 column(s), expected 2 (id, text)"),
         (b"\ttext", "the id is empty"),
         (b"1\t", "document '1' has no text"),
         (b"0\tagain", "id '0' was already used"),
