@@ -607,7 +607,7 @@ ORIGINS = {
     ),
     "a-server's": (
         Origin("opensearch", "i", "u"),
-        "it was made with --opensearch. Search with --opensearch URL --index",
+        "it was made with --opensearch. Search there: --opensearch URL",
     ),
 }
 

@@ -19,7 +19,7 @@ class Fault:
     path: str = BULK
     times: int = 1
 
-    def matches(self, path: str) -> bool:
+    def matches(self, path: str, body: bytes) -> bool:
         return not self.path or self.path in urlsplit(path).path.split("/")
 
 
@@ -54,12 +54,18 @@ class Slow(Fault):
 
 @dataclass
 class RejectItems(Fault):
-    """Let OpenSearch have the bulk request without the documents in ``ids``, and report these as rejected."""
+    """Let OpenSearch have the bulk request without the documents in ``ids``, and report these as rejected.
+
+    Counts only the requests that hold one of them: others may overtake those.
+    """
 
     ids: Collection[str] = ()
     status: int = 429
     type: str = "rejected_execution_exception"
     reason: str = "rejected execution of coordinating operation"
+
+    def matches(self, path: str, body: bytes) -> bool:
+        return super().matches(path, body) and bool(without_items(body, self.ids)[1])
 
 
 def refusal(status: int) -> bytes:

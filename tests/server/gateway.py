@@ -163,11 +163,11 @@ class Gateway:
         with self._lock:
             self.requests.append(request)
 
-    def next_fault(self, path: str) -> Fault | None:
+    def next_fault(self, path: str, body: bytes) -> Fault | None:
         """The first fault that applies, counted down."""
         with self._lock:
             for fault in self.faults:
-                if fault.matches(path):
+                if fault.matches(path, body):
                     fault.times -= 1
                     if fault.times <= 0:
                         self.faults.remove(fault)
@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         gateway.record(Request(self.command, self.path, headers, body))
         if not self._let_in(body):
             return
-        fault = gateway.next_fault(self.path)
+        fault = gateway.next_fault(self.path, body)
         if isinstance(fault, Refuse):
             extra = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
             self._answer(fault.status, refusal(fault.status), extra)
