@@ -76,12 +76,14 @@ class Evaluator:
             raise InputError("there are no judgements to evaluate against")
         self._values: dict[str, dict[str, float]] = {str(measure): {} for measure in self._measures}
         self._waiting: dict[str, list[ScoredDoc]] = {}
+        self._judged: set[str] = set()  # that were added
         self._unjudged: list[str] = []
 
     def add(self, rows: Sequence[ScoredDoc]) -> None:
         """Take all rows of one query, in any order."""
         if rows and rows[0].query_id in self._qrels:
             self._waiting[rows[0].query_id] = list(rows)
+            self._judged.add(rows[0].query_id)
         elif rows:
             self._unjudged.append(rows[0].query_id)
         if len(self._waiting) == QUERIES_AT_ONCE:
@@ -90,12 +92,11 @@ class Evaluator:
 
     def result(self) -> Evaluation:
         """The measures over all judged queries; those that were not added have empty rankings."""
-        some = next(iter(self._values.values()))
-        if self._unjudged and not some and not self._waiting:
+        if self._unjudged and not self._judged:
             raise InputError(
                 "the run and the judgements have no query in common. Check that both are of the same topics"
             )
-        absent = [query_id for query_id in self._qrels if query_id not in some and query_id not in self._waiting]
+        absent = [query_id for query_id in self._qrels if query_id not in self._judged]
         self._compute(self._waiting | {query_id: [] for query_id in absent})
         per_query = {name: dict(sorted(values.items())) for name, values in self._values.items()}
         mean = {}

@@ -188,14 +188,16 @@ def translated(client: opensearchpy.OpenSearch, *, index: str = "") -> Iterator[
     try:
         yield
     except opensearchpy.TransportError as error:
-        raise translate(error, server_url(client), index, anonymous=_anonymous(client)) from error
+        anonymous = error.status_code == 401 and _is_anonymous(client)
+        raise translate(error, server_url(client), index, anonymous=anonymous) from error
     except opensearchpy.SerializationError as error:
         raise OpenSearchError(f"{server_url(client)} answered something that is not JSON; check the URL") from error
 
 
-def _anonymous(client: opensearchpy.OpenSearch) -> bool:
-    """Whether its requests carry no credentials."""
-    return not any(c.headers.get("authorization") or c.http_auth for c in client.transport.connection_pool.connections)
+def _is_anonymous(client: opensearchpy.OpenSearch) -> bool:
+    """Whether requests carry no credentials. Of a client that is not ours, False."""
+    made = client.transport.connection_pool.connections
+    return all(isinstance(c, _HttpConnection) and not c.http_auth and "authorization" not in c.headers for c in made)
 
 
 def translate(

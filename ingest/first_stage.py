@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from colbert_rerank.types import Document, Origin
@@ -51,6 +51,10 @@ class FirstStage(Protocol):
     def stop(self) -> None:
         """Give up a post that is under way in another thread, which then raises, soon."""
         ...
+
+
+FirstStageOpener = Callable[[bool], FirstStage]
+"""Opens an index to fill, and is told whether to make it where there is none; else raises IndexNotFoundError."""
 
 
 class OpenSearchFirstStage:
@@ -110,11 +114,14 @@ def opensearch(
     *,
     into_existing: bool = False,
     wanted: Collection[str] = (),
-    make: bool = True,
-) -> OpenSearchFirstStage:
-    """The index ``name`` as a first stage to fill, made with ``body`` where there is none. See `prepare_index`."""
-    from ingest.bulk import BulkIndexer
-    from ingest.target import prepare_index
+) -> FirstStageOpener:
+    """For the index ``name`` as a first stage to fill, made with ``body`` where there is none. See `prepare_index`."""
 
-    target = prepare_index(client, name, body, into_existing=into_existing, wanted=wanted, make=make)
-    return OpenSearchFirstStage(target, BulkIndexer(client, target.origin.name))
+    def opened(make: bool) -> FirstStage:
+        from ingest.bulk import BulkIndexer
+        from ingest.target import prepare_index
+
+        target = prepare_index(client, name, body, into_existing=into_existing, wanted=wanted, make=make)
+        return OpenSearchFirstStage(target, BulkIndexer(client, target.origin.name))
+
+    return opened

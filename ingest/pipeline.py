@@ -7,8 +7,8 @@ goes on where it stopped when the same command is run again.
 
 from __future__ import annotations
 
+import logging
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,19 +20,25 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank import binding, identity
-from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
-from colbert_rerank.errors import BulkError, BulkFailure, InputError, StoreMismatchError, StoreNotFoundError
+from colbert_rerank.errors import (
+    BulkError,
+    BulkFailure,
+    InputError,
+    OpenSearchError,
+    StoreWriteError,
+)
 from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
-from colbert_rerank.store.manifest import load as load_manifest
 from colbert_rerank.store.unit import UNKNOWN, Unit
-from colbert_rerank.types import BM25, Document, Index, Origin
+from colbert_rerank.types import Document, Index
+from ingest.admission import check_identity, check_index, is_empty, new_manifest, open_first_stage
 from ingest.failures import check_failures
-from ingest.first_stage import Bm25FirstStage, FirstStage, Posting
+from ingest.first_stage import Bm25FirstStage, FirstStage, FirstStageOpener, Posting
 from ingest.validation import InputReport, validated
+
+_log = logging.getLogger(__name__)
 
 READ_AHEAD = 512  # documents looked up in the store, and tokenized, at once
 POST_AHEAD = 10_000  # stored documents held back until the next unit is posted
@@ -93,7 +99,7 @@ def ingest(
     *,
     recipe: Recipe,
     report: IngestReport,
-    first_stage: FirstStage | None = None,
+    first_stage: FirstStageOpener | None = None,
     index: Index | None = None,
     dtype: str = "float16",
     allow_other_index: bool = False,
@@ -101,29 +107,33 @@ def ingest(
 ) -> Manifest:
     """Ingest ``documents`` into the store in ``folder`` and into a first stage's index; return the store's manifest.
 
-    ``first_stage`` is the index to fill; ``index`` instead is the one that the documents are read from, which is their
-    first stage already. With neither, the BM25 index beside the store is filled.
+    ``first_stage`` opens the index to fill; ``index`` instead is the one that the documents are read from, which is
+    their first stage already. With neither, the BM25 index beside the store is filled.
 
     Raises StoreMismatchError where the store was made with another model, recipe, dtype or index, and where a new one
     is to fill an index that is not empty. ``allow_other_index`` accepts that, and another index that is empty or a copy
     (`check_copy`). Raises StoreWriteError; InputError under ``on_error="stop"``, with everything before it stored;
-    BulkError, at the end, where the first stage refused documents. After KeyboardInterrupt what was encoded is stored.
+    BulkError, at the end, where the first stage refused documents. All that was encoded is stored at KeyboardInterrupt,
+    too, and when the first stage is lost.
     """
-    origin = first_stage.origin if first_stage else index.origin if index else None
-    with writing(folder, new_manifest(encoder, recipe, dtype, origin)) as writer:
-        if _is_empty(writer.manifest):  # a first ingest that failed does not bind the next one
+    with writing(folder, new_manifest(encoder, recipe, dtype)) as writer:
+        empty = is_empty(writer.manifest)
+        if not empty:
+            check_identity(writer, encoder, recipe, dtype)
+        stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
+        origin = stage.origin if stage else index.origin if index else None
+        if empty:  # a first ingest that failed does not bind the next one
             writer.renew(new_manifest(encoder, recipe, dtype, origin, writer.manifest.store_id))
-        _check_identity(folder, writer.manifest, encoder, recipe, dtype)
-        _check_index(writer, origin, first_stage, index, allow_other_index)
+        check_index(writer, origin, stage, index, allow_other_index)
         if origin is None:
-            first_stage = Bm25FirstStage(_bm25_beside(writer))
+            stage = Bm25FirstStage(_bm25_beside(writer))
         writer.begin()
-        _encode_all(validated(documents, recipe, report.input), writer, encoder, first_stage, report, progress)
-        if first_stage:
+        _encode_all(validated(documents, recipe, report.input), writer, encoder, stage, report, progress)
+        if stage:
             with report.timed("post"):
-                first_stage.finish()
+                stage.finish()
                 if report.owed:
-                    report.owed = _owed(Store(writer.folder, writer.manifest), first_stage)
+                    report.owed = _owed(Store(writer.folder, writer.manifest), stage)
         if not report.refused and not report.owed:
             writer.mark_posted()
         with report.timed("write"):
@@ -131,38 +141,6 @@ def ingest(
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest
-
-
-def check_store(folder: Path, encoder: Encoder, recipe: Recipe, dtype: str = "float16") -> Manifest | None:
-    """The manifest of the store in ``folder``; ``None`` where there is none, or one without a document.
-
-    To be asked before an index is made for an ingest that would be refused. Raises StoreMismatchError as `ingest` does,
-    and StoreError where the store cannot be read.
-    """
-    try:
-        manifest = load_manifest(folder)
-    except StoreNotFoundError:
-        return None
-    if _is_empty(manifest):
-        return None
-    _check_identity(folder, manifest, encoder, recipe, dtype)
-    return manifest
-
-
-def other_index(folder: Path, manifest: Manifest, wanted: str, *, forgotten: bool = False) -> StoreMismatchError:
-    """The error of an ingest of another index than the store's; ``forgotten``: no server was named."""
-    held = manifest.origin
-    advice = "Ingest into another folder"
-    if forgotten and held and held.kind != BM25:
-        advice = "To go on with that one, give --opensearch URL. Else ingest into another folder"
-    return StoreMismatchError(
-        f"{folder}: belongs to {binding.named(held)}, not to {wanted}. {advice}; or, if the index was made again, pass "
-        "--allow-other-index to fill it from this store"
-    )
-
-
-def _is_empty(manifest: Manifest) -> bool:
-    return not any(segment.documents for segment in manifest.segments)
 
 
 def _bm25_beside(writer: StoreWriter) -> Bm25Index:
@@ -192,22 +170,6 @@ def _owed(store: Store, first_stage: FirstStage) -> int:
     )
 
 
-def new_manifest(
-    encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None, store_id: str | None = None
-) -> Manifest:
-    """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it."""
-    store_id = store_id or uuid.uuid4().hex
-    return Manifest(
-        store_id=store_id,
-        dim=encoder.dim,
-        dtype=dtype,
-        query_identity=identity.query_identity(encoder.checkpoint),
-        document_identity=identity.document_identity(encoder.checkpoint, recipe),
-        provenance=identity.provenance(encoder),
-        origin=origin or bm25.origin_of(store_id),
-    )
-
-
 def _encode_all(
     documents: Iterator[tuple[Document, str]],
     writer: StoreWriter,
@@ -221,78 +183,80 @@ def _encode_all(
     limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
     report.owed = int(_unposted(before).sum())
-    sealing: Future[None] | None = None
     hashed = first_stage is not None
-    # Leaving the block, by an error too, waits for the unit in the background: what was encoded is kept.
+    sealing: Future[None] | None = None
+    work: _Work | None = None  # at hand, until it is handed over
+    matrices: dict[int, npt.NDArray[np.floating]] = {}
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal") as background:
         try:
-            for work in _works(documents, before, encoder, limit, hashed, report, progress):
-                tokens = [t for t in work.tokens if t]
-                matrices: dict[int, npt.NDArray[np.floating]] = {}
-                try:
+            try:
+                for work in _works(documents, before, encoder, limit, hashed, report, progress):
+                    tokens = [t for t in work.tokens if t]
                     with report.timed("encode"):
                         for batch in encoder.encode_batches(tokens, writer.manifest.dtype):
                             matrices.update(batch)
                             report.encoded += len(batch)
                             report.rows += sum(map(len, batch.values()))
                             progress(report)
-                    unit = _unit(writer, before, work, matrices)
-                    postings = work.again + [Posting(r.document.doc_id, r.text, r.document.fields) for r in work.new]
-                    if sealing:
-                        sealing.result()
-                except KeyboardInterrupt:
-                    if first_stage:
-                        first_stage.stop()
-                    if sealing:
-                        sealing.exception()  # waits; the interrupt is what is raised
-                    _commit(_unit(writer, before, work, matrices), writer, report, posted=first_stage is None)
-                    raise
-                sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
-        except InputError:
-            if sealing:
-                sealing.result()  # that what came before could not be stored is the graver error
-            raise
-        except KeyboardInterrupt:
+                    unit, postings = _unit(writer, before, work, matrices)
+                    _wait(sealing)
+                    sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
+                    work, matrices = None, {}
+            except InputError:
+                _wait(sealing)  # that what came before could not be stored is the graver error
+                raise
+            _wait(sealing)
+        except (KeyboardInterrupt, OpenSearchError):
             if first_stage:
                 first_stage.stop()  # what is left to post is posted when the ingest is started again
+            last = None
+            if work:
+                _log.warning("storing what is encoded; a second Ctrl-C gives that up")
+                unit, postings = _unit(writer, before, work, matrices)
+                last = background.submit(_seal, unit, postings, writer, first_stage, report)
+            for future in (sealing, last):
+                if future and isinstance(error := future.exception(), StoreWriteError):
+                    raise error from None
             raise
+
+
+def _wait(sealing: Future[None] | None) -> None:
     if sealing:
         sealing.result()
 
 
-def _unit(writer: StoreWriter, before: Store, work: _Work, matrices: Mapping[int, npt.NDArray[np.floating]]) -> Unit:
+def _unit(
+    writer: StoreWriter, before: Store, work: _Work, matrices: Mapping[int, npt.NDArray[np.floating]]
+) -> tuple[Unit, list[Posting]]:
     """The documents of ``work`` that have their vectors: in ``matrices``, by number of those encoded, or stored."""
-    unit = writer.unit()
+    unit, postings = writer.unit(), list(work.again)
     kept = iter(_stored(before, [r.document.doc_id for r in work.new if r.rows >= 0]))
     numbers = count()
-    for document, _, digest, fields_digest, rows in work.new:
+    for document, text, digest, fields_digest, rows in work.new:
         matrix = matrices.get(next(numbers)) if rows < 0 else next(kept)
-        if matrix is not None:
-            unit.add(
-                document.doc_id,
-                matrix,
-                digest,
-                fields_hash=fields_digest,
-                seq_no=document.seq_no,
-                primary_term=document.primary_term,
-            )
-    return unit
-
-
-def _commit(unit: Unit, writer: StoreWriter, report: IngestReport, *, posted: bool) -> str | None:
-    if not len(unit):
-        return None
-    with report.timed("write"):
-        name = writer.commit(unit, posted=posted)
-    report.committed += len(unit)
-    return name
+        if matrix is None:
+            continue
+        unit.add(
+            document.doc_id,
+            matrix,
+            digest,
+            fields_hash=fields_digest,
+            seq_no=document.seq_no,
+            primary_term=document.primary_term,
+        )
+        postings.append(Posting(document.doc_id, text, document.fields))
+    return unit, postings
 
 
 def _seal(
     unit: Unit, postings: Sequence[Posting], writer: StoreWriter, first_stage: FirstStage | None, report: IngestReport
 ) -> None:
     """Vectors first: what the first stage can return has a matrix."""
-    name = _commit(unit, writer, report, posted=first_stage is None)
+    name = None
+    if len(unit):
+        with report.timed("write"):
+            name = writer.commit(unit, posted=first_stage is None)
+        report.committed += len(unit)
     if first_stage is None:
         return
     with report.timed("post"):
@@ -383,36 +347,3 @@ def _stored(store: Store, doc_ids: Sequence[str]) -> list[npt.NDArray[np.floatin
     """The matrices of documents that are in the store, each once."""
     _, values, offsets = store.gather(doc_ids)
     return [values[start:end] for start, end in pairwise(offsets.tolist())]
-
-
-def _check_identity(folder: Path, manifest: Manifest, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
-    advice = "Ingest into another folder, or with what this store was made with"
-    given = identity.query_identity(encoder.checkpoint)
-    identity.check(folder, "model", manifest.query_identity, given, advice)
-    given = identity.document_identity(encoder.checkpoint, recipe)
-    identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
-    if manifest.dtype != dtype:
-        raise StoreMismatchError(f"{folder}: holds {manifest.dtype} vectors, {dtype} was asked for. {advice}")
-
-
-def _check_index(
-    writer: StoreWriter, origin: Origin | None, first_stage: FirstStage | None, index: Index | None, allowed: bool
-) -> None:
-    """Refuse an index that may hold other documents under the store's ids; rebind the store to one that may not."""
-    manifest, folder = writer.manifest, writer.folder
-    wanted = origin or bm25.origin_of(manifest.store_id)
-    held = first_stage.count() if first_stage and not allowed else 0
-    if manifest.origin and binding.same(manifest.origin, wanted):
-        if held and first_stage and first_stage.ours and _is_empty(manifest):
-            raise StoreMismatchError(
-                f"{folder} is a new store, but {binding.named(wanted)} holds {held:,} documents already. To replace "
-                "them would make the store they belong to wrong without a sound. Choose another --index; or, if that "
-                "store is gone or of the same documents, pass --allow-other-index"
-            )
-        return
-    if not allowed:
-        raise other_index(folder, manifest, binding.named(wanted), forgotten=origin is None)
-    compared = index or (first_stage if first_stage and first_stage.count() else None)
-    if compared:
-        binding.check_copy(Store(folder, manifest), compared)
-    writer.rebind(wanted)

@@ -16,7 +16,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest, Store
 from colbert_rerank.types import Document, Origin, Query
-from ingest.first_stage import FirstStage, Posting
+from ingest.first_stage import FirstStageOpener, Posting
 from ingest.pipeline import IngestReport
 from ingest.pipeline import ingest as run
 from ingest.validation import InputReport
@@ -40,6 +40,9 @@ class FakeFirstStage:
         self.origin = origin
         self.documents: dict[str, Document] = {}
         self.stopped = threading.Event()
+
+    def open(self, make: bool) -> FakeFirstStage:
+        return self
 
     def count(self) -> int:
         return len(self.documents)
@@ -83,7 +86,7 @@ def ingested(
     *,
     recipe: Recipe = RECIPE,
     dtype: str = "float16",
-    first_stage: FirstStage | None = None,
+    first_stage: FirstStageOpener | None = None,
 ) -> Store:
     """The store in ``folder`` after these documents were ingested; its first stage is the BM25 index beside it."""
     run(some, folder, encoder, recipe=recipe, report=IngestReport(InputReport()), first_stage=first_stage, dtype=dtype)

@@ -148,7 +148,7 @@ def test_a_renamed_index_is_the_same_and_one_made_again_under_the_name_is_not(
     tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
     made = Origin("opensearch", "articles", "uuid-1")
-    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(made))
+    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(made).open)
     check_origin(store, FakeIndex([], made._replace(name="articles-2024")))
     with pytest.raises(StoreMismatchError, match=r"'articles' \(uuid uuid-1\), .* 'articles' \(uuid uuid-3\)"):
         check_origin(store, FakeIndex([], made._replace(uuid="uuid-3")))
@@ -166,7 +166,7 @@ def test_names_of_indices() -> None:
 
 
 def test_a_store_made_with_a_server_has_no_index_beside_it(tmp_path: Path, tiny_encoder: Encoder) -> None:
-    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(OTHER))
+    store = ingested(tmp_path / "store", tiny_encoder, documents(3), first_stage=FakeFirstStage(OTHER).open)
     with pytest.raises(StoreMismatchError, match="no embedded BM25 index: it was made with --opensearch"):
         bm25_of(store)
 

@@ -20,7 +20,7 @@ from colbert_rerank.recipe import Recipe, content_hash
 from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
 from colbert_rerank.store import Gathered, Store, writing
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
-from ingest.pipeline import new_manifest
+from ingest.admission import new_manifest
 from tests.collection import RECIPE, FakeFirstStage, bm25_of, documents, ingested, queries
 from tests.tiny import DIM, tiny_checkpoint, tiny_weights
 
@@ -224,7 +224,7 @@ def test_a_stored_document_without_rows_counts_as_one_without_vectors(
     missing: Missing, tiny_encoder: Encoder, tmp_path: Path
 ) -> None:
     rows = np.eye(DIM, dtype=np.float16)[:2]
-    with writing(tmp_path / "store", new_manifest(tiny_encoder, RECIPE, "float16", None)) as writer:
+    with writing(tmp_path / "store", new_manifest(tiny_encoder, RECIPE, "float16")) as writer:
         unit = writer.unit()
         unit.add("none", rows[:0], content_hash("none"))
         unit.add("two", rows, content_hash("two"))

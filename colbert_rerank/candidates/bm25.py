@@ -31,9 +31,6 @@ MANAGED = ".managed.json"  # of all files that it made
 LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
 
-_LOST = " any more. Run the same `ingest` again to make it"
-_NEVER_MADE = ": it was made with --opensearch. Search there: --opensearch URL"
-
 
 class _State(NamedTuple):
     """What `state.json` says: whose index it is, how far it has come, and the files of its last commit.
@@ -103,11 +100,16 @@ class Bm25Index:
         StoreCorruptError; StoreReadError where it cannot be read; StoreWriteError without a temporary folder.
         """
         folder = store_folder / layout.BM25
+        if manifest.origin and manifest.origin.kind != BM25:
+            raise StoreMismatchError(
+                f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Search there: "
+                "--opensearch URL"
+            )
         state = _load(folder)
         if state is None:
-            lost = manifest.origin is None or manifest.origin.kind == BM25
             raise StoreMismatchError(
-                f"{store_folder}: this store has no embedded BM25 index{_LOST if lost else _NEVER_MADE}"
+                f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to make "
+                "it"
             )
         _check_owner(folder, state, manifest)
         unposted = any(s.documents and not s.posted for s in manifest.segments)

@@ -29,8 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias")
 _LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
+SERVER = (*_LOGIN, "timeout")  # what means nothing without --opensearch
+ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias", *SERVER)
 
 
 @dataclass(frozen=True)
@@ -272,8 +273,10 @@ def _program() -> str:
     found = shutil.which(name)
     if called.name != name or not called.exists() or (found and called.samefile(found)):
         return name
-    path = called.absolute()
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    here, path = Path.cwd(), called.absolute()
+    if not path.is_relative_to(here):
+        return shlex.quote(str(path))
+    return "./" * (path.parent == here) + shlex.quote(str(path.relative_to(here)))
 
 
 def open_store(folder: Path) -> Store:

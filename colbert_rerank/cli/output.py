@@ -44,7 +44,14 @@ def output_options(command: F) -> F:
             help="On stderr: text, or one JSON object a line.",
         ),
         option("-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Say more on the way."),
-        option("-q", "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="Only results and errors."),
+        option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_quiet,
+            help="Only results, errors, and what must be known.",
+        ),
     ):
         command = add(command)
     return command
@@ -79,9 +86,9 @@ def warn(message: str, **data: object) -> None:
     _log.warning(message, extra={"data": data})
 
 
-def notice(message: str) -> None:
-    """What must be said before something is changed, --quiet or not."""
-    _log.log(_NOTICE, message)
+def notice(message: str, **data: object) -> None:
+    """What must be said, --quiet or not: that something will be changed, or was left out."""
+    _log.log(_NOTICE, message, extra={"data": data})
 
 
 def hint(message: str) -> None:

@@ -83,7 +83,7 @@ def run(
     judged = list(trec.read_qrels(qrels)) if qrels else None
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store)
-    found = _read_run(candidates, missing) if candidates else first_stage.open(opened, server)
+    found = _read_run(candidates, missing) if candidates is not None else first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
 
     def rows() -> Iterator[ScoredDoc]:

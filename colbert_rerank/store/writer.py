@@ -68,9 +68,8 @@ class StoreWriter:
 
     def renew(self, new: Manifest) -> None:
         """Let a store without documents be what ``new`` says, with another model, recipe, dtype or index."""
-        now = self.manifest
-        new = replace(new, store_id=now.store_id, generation=now.generation, content=now.content)
-        if new != now:
+        new = replace(new, generation=self.manifest.generation)
+        if new != self.manifest:
             self._save(new.next())
 
     def rebind(self, origin: Origin) -> None:

@@ -13,11 +13,13 @@ from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import (
     FOLDER,
+    SERVER,
     ModelOptions,
     OpenSearchOptions,
     model_options,
     next_command,
     opensearch_options,
+    refuse,
 )
 from colbert_rerank.cli.output import figures, line_width, output_options, say, table
 from colbert_rerank.cli.progress import progress
@@ -56,7 +58,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
     from ingest.first_stage import opensearch
-    from ingest.pipeline import IngestReport, check_store, ingest
+    from ingest.pipeline import IngestReport, ingest
     from ingest.sources import SourceOptions, open_source
     from ingest.validation import InputReport
     from mappings import index_body
@@ -66,9 +68,10 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     folder = store or Path("demo-store-opensearch" if server.opensearch else "demo-store")
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
+    if not server.opensearch:
+        refuse(SERVER, "only with --opensearch URL")
     client = server.connect() if server.opensearch else None
     encoder = model.load()
-    check_store(folder, encoder, recipe)
     first_stage = opensearch(client, INDEX, index_body(recipe.fields)) if client else None
     seconds["load the model"] = time.perf_counter() - clock
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from colbert_rerank.cli import InterruptError
 from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.options import (
     FOLDER,
+    SERVER,
     ModelOptions,
     OpenSearchOptions,
     given,
@@ -21,14 +22,14 @@ from colbert_rerank.cli.options import (
     opensearch_options,
     refuse,
 )
-from colbert_rerank.cli.output import hint, notice, output_options, say, warn
+from colbert_rerank.cli.output import hint, is_quiet, notice, output_options, say, warn
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from colbert_rerank.recipe import Recipe
     from colbert_rerank.store import Manifest
-    from ingest.first_stage import FirstStage
+    from ingest.first_stage import FirstStageOpener
     from ingest.pipeline import IngestReport
     from ingest.sources import Source
     from ingest.validation import InputReport
@@ -101,10 +102,9 @@ def ingest(
       colbert-rerank ingest beir/scifact --store DIR --opensearch http://localhost:9200 --index scifact
       colbert-rerank ingest opensearch:articles --fields title,body --store DIR --opensearch http://localhost:9200
     """
-    from colbert_rerank.errors import IndexNotFoundError
     from colbert_rerank.recipe import Recipe
     from colbert_rerank.types import Index
-    from ingest.pipeline import IngestReport, check_store, other_index
+    from ingest.pipeline import IngestReport
     from ingest.pipeline import ingest as run
     from ingest.sources.count import expected_documents
     from ingest.validation import InputReport
@@ -115,18 +115,8 @@ def ingest(
     report = IngestReport(InputReport(on_error))
     found = _source(source, server, index, qualified_ids, options, report.input)
     read_from = found if isinstance(found, Index) else None
-    make_first_stage = None if read_from else _first_stage(recipe, server, index, options)
+    first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
-    held = check_store(store, encoder, recipe, dtype)
-    first_stage = None
-    if make_first_stage:
-        if held is None or allow_other_index:
-            first_stage = make_first_stage(True)
-        else:
-            try:
-                first_stage = make_first_stage(False)
-            except IndexNotFoundError:
-                raise other_index(store, held, f"the index {index!r}, which is not there") from None
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
     with progress("documents", expected_documents(found)) as update, keeping(report):
         manifest = run(
@@ -143,7 +133,7 @@ def ingest(
         )
     describe(report, manifest, store)
     if absent := given("fields") and report.input.unseen_fields:
-        warn(f"no document has text in the field {', '.join(map(repr, absent))} that --fields names", fields=absent)
+        warn(f"of --fields, no document has text in {', '.join(map(repr, absent))}", fields=absent)
     if not report.input.accepted:
         raise InputError(f"no document was accepted, so there is nothing to search; {source} holds none that is usable")
     hint("Search it:  " + next_command('rerank "your question"', store, server))
@@ -165,15 +155,13 @@ def _source(
     return open_source(spec, SourceOptions(options["format"], options["id_field"], columns), report)
 
 
-def _first_stage(
-    recipe: Recipe, server: OpenSearchOptions, index: str | None, options: Any
-) -> Callable[[bool], FirstStage] | None:
-    """Opens the OpenSearch index to fill, once told whether it may be made; ``None`` for the one beside the store."""
+def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, options: Any) -> FirstStageOpener | None:
+    """For the OpenSearch index to fill; ``None`` for the one beside the store."""
     from ingest.first_stage import opensearch
     from mappings import index_body
 
     if server.opensearch is None:
-        refuse(NEW_INDEX, "an index in OpenSearch needs --opensearch URL")
+        refuse((*NEW_INDEX, *SERVER), "an index in OpenSearch needs --opensearch URL")
         return None
     if index is None:
         raise UsageError("name the index to fill: --index NAME")
@@ -189,8 +177,7 @@ def _first_stage(
     except ValueError as error:
         raise UsageError(str(error)) from None
     wanted = given("shards", "replicas", "analyzer", "bm25_k1", "bm25_b")
-    into_existing, client = options["into_existing"], server.connect()
-    return lambda make: opensearch(client, index, body, into_existing=into_existing, wanted=wanted, make=make)
+    return opensearch(server.connect(), index, body, into_existing=options["into_existing"], wanted=wanted)
 
 
 @contextmanager
@@ -199,11 +186,9 @@ def keeping(report: IngestReport) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        stored = report.committed + report.unchanged
         raise InterruptError(
-            f"interrupted; the {report.committed:,} {_documents(report.committed)} encoded so far are stored, and the "
-            "same command goes on from there"
-            if report.committed
-            else "interrupted; nothing new was stored, and the same command starts it again"
+            f"interrupted; stored so far: {stored:,} {_documents(stored)}. The same command goes on from there"
         ) from None
 
 
@@ -235,8 +220,8 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         warn(f"{cut:,} {_documents(cut)} longer than the {limit} tokens the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:
         warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
-    if skipped := report.input.total_skipped:  # said under --quiet too: the index lacks documents that were given
-        notice(f"Warning: {skipped:,} {_documents(skipped)} skipped")
+    if is_quiet() and (skipped := report.input.total_skipped):
+        notice(f"{skipped:,} {_documents(skipped)} skipped", skipped=skipped)
     for cause, count in sorted(report.input.skipped.items()):
         warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
     for message in report.input.messages:

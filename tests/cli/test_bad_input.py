@@ -63,6 +63,7 @@ BAD_SOURCES: dict[str, tuple[list[str], int, str]] = {
     "columns-of-jsonl": (["{corpus}", "--columns", "id,text"], 2, "--columns names the columns of a TSV"),
     "index-without-server": (["{corpus}", "--index", "x"], 2, "--index: an index in OpenSearch needs --opensearch URL"),
     "settings-of-no-index": (["{corpus}", "--shards", "3", "--bm25-k1", "9"], 2, "--shards, --bm25-k1: an index in"),
+    "login-without-server": (["{corpus}", "--os-user", "me"], 2, "--os-user: an index in OpenSearch needs"),
     "qualified-ids-of-a-file": (["{corpus}", "--qualified-ids"], 2, "--qualified-ids: only an index that is read"),
     "settings-of-an-index-that-is-read": (
         ["opensearch:x", "--opensearch", "http://127.0.0.1:1", "--index", "y"],
@@ -101,7 +102,7 @@ def test_an_ingest_that_cannot_begin(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [([], "not to the index"), (["--dtype", "float32"], "holds float16 vectors")],
+    [([], "the index to fill is not there"), (["--dtype", "float32"], "holds float16 vectors")],
     ids=["of-another-index", "of-another-dtype"],
 )
 def test_a_refused_ingest_makes_no_index(
@@ -250,6 +251,13 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
         2,
         "--missing encode: the run in --candidates holds ids and no texts",
     ),
+    "login-without-server": (
+        ["--os-user", "me", "--timeout", "3"],
+        {},
+        2,
+        "--os-user, --timeout: only with --opensearch",
+    ),
+    "no-run-file": (["--candidates", ""], {}, 1, "cannot be read"),
     "template-of-a-run-file": (["--candidates", "bad", "--query-template", "bad"], {"bad": b""}, 2, "--query-template"),
     "stdin-twice": (["--topics", "-", "--candidates", "-"], {}, 2, "only one of --topics, --qrels and --candidates"),
     "weight-of-two": (["--interpolate", "2"], {}, 2, "interpolate=2.0: expected 0"),
@@ -361,10 +369,10 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     with patch.object(Encoder, "encode_batches", interrupted):
         stopped = invoke(*command)
     assert stopped.status == 130
-    assert stopped.error == (
-        f"interrupted; the {kept} documents encoded so far are stored, and the same command goes on from there"
-    )
-    assert stopped.err == f"Error: {stopped.error}\n"
+    assert stopped.error == (f"interrupted; stored so far: {kept} documents. The same command goes on from there")
+    assert stopped.err == (f"Warning: storing what is encoded; a second Ctrl-C gives that up\nError: {stopped.error}\n")
+    search = ("rerank", "tides", "--store", tmp_path / "store", "--model", files.model)
+    assert f"the store holds {kept} documents" in invoke(*search).check().err
     assert len(Store.open(tmp_path / "store")) == kept
     assert 0 < kept < 60
     done = invoke(*command).check()

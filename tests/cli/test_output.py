@@ -206,7 +206,7 @@ def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> No
         out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert out == ""
-    assert err == "Error: interrupted; nothing new was stored, and the same command starts it again\n"
+    assert err == "Error: interrupted; stored so far: 0 documents. The same command goes on from there\n"
 
 
 def test_libraries_are_silent(files: Files, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def fill(url: str, store: Path, some: Iterable[Document], encoder: Encoder, retr
     with closing(connect(Connection(url))) as client:
         target = prepare_index(client, "docs", index_body(RECIPE.fields))
         first_stage = OpenSearchFirstStage(target, BulkIndexer(client, "docs", chunk_docs=10, retry=retry))
-        ingest(some, store, encoder, recipe=RECIPE, report=report, first_stage=first_stage)
+        ingest(some, store, encoder, recipe=RECIPE, report=report, first_stage=lambda make: first_stage)
     return report
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,21 +19,23 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import (
     BulkError,
     BulkFailure,
+    IndexNotFoundError,
     InputError,
     NonFiniteError,
     OpenSearchError,
     OpenSearchUnreachableError,
     StoreMismatchError,
     StoreWriteError,
+    UsageError,
 )
 from colbert_rerank.identity import LIBRARIES
 from colbert_rerank.recipe import Recipe, content_hash
-from colbert_rerank.store import Store, StoreWriter
+from colbert_rerank.store import Store, StoreWriter, writing
 from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import Document, Origin, Query
 from ingest import pipeline
 from ingest.first_stage import Posting
-from ingest.pipeline import IngestReport, check_store, ingest
+from ingest.pipeline import IngestReport, ingest
 from ingest.validation import InputReport
 from tests.collection import RECIPE, FakeFirstStage, bm25_of
 from tests.collection import documents as real
@@ -60,6 +65,8 @@ def documents(*texts: str) -> list[Document]:
 def run(docs: Iterable[Document], folder: Path, encoder: Encoder, **more: object) -> IngestReport:
     report = IngestReport(InputReport())
     arguments: dict[str, object] = {"recipe": TEXT, "report": report, **more}
+    if isinstance(stage := more.get("first_stage"), FakeFirstStage):
+        arguments["first_stage"] = stage.open
     ingest(docs, folder, encoder, **arguments)  # type: ignore[arg-type]
     return report
 
@@ -616,7 +623,7 @@ def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
     kept = len(Store.open(folder))
     assert 0 < kept < 40
     assert report.committed == report.encoded == kept
-    assert first.posted == []
+    assert first.stopped.is_set()
     monkeypatch.undo()
     report = run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
     assert (report.encoded, report.unchanged) == (40 - kept, kept)
@@ -624,18 +631,101 @@ def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
     assert Store.open(folder).manifest.complete
 
 
+@pytest.mark.parametrize("units", [1, 5], ids=["the only unit", "the last of five"])
+def test_ctrl_c_while_the_last_unit_is_written(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, units: int
+) -> None:
+    """The signal comes while the main thread has nothing to do but to wait for the other one."""
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 2500 // units})
+    commit, waiting = StoreWriter.commit, threading.Event()
+    wait = pipeline._wait
+
+    def slow(self: StoreWriter, unit: Unit, *, posted: bool) -> str:
+        if report.encoded == 40:
+            waiting.wait(30)
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.1)
+        return commit(self, unit, posted=posted)
+
+    def telling(sealing: Any) -> None:
+        if report.encoded == 40:
+            waiting.set()
+        wait(sealing)
+
+    monkeypatch.setattr(StoreWriter, "commit", slow)
+    monkeypatch.setattr(pipeline, "_wait", telling)
+    first, report = Recording(folder), IngestReport(InputReport())
+    with pytest.raises(KeyboardInterrupt):
+        run(real(40), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=first)
+    assert first.stopped.is_set()
+    assert len(Store.open(folder)) == report.committed == 40
+    assert not [t for t in threading.enumerate() if t.name.startswith("seal")]
+
+
+def test_a_lost_server_costs_nothing_that_is_encoded(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
+    report = IngestReport(InputReport())
+    with pytest.raises(OpenSearchUnreachableError):
+        run(real(40), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=Unreachable(folder))
+    assert 0 < len(Store.open(folder)) == report.encoded == report.committed < 40
+
+
+def test_a_full_disk_is_graver_than_ctrl_c(
+    folder: Path, tiny_encoder: Encoder, small_units: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: StoreWriter, unit: Unit, *, posted: bool) -> str:
+        raise StoreWriteError("the disk is full")
+
+    def source() -> Iterator[Document]:
+        yield from real(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoreWriter, "commit", full)
+    monkeypatch.setattr(pipeline, "_wait", lambda sealing: None)  # it is not known yet when the signal comes
+    with pytest.raises(StoreWriteError, match="the disk is full"):
+        run(source(), folder, tiny_encoder, recipe=RECIPE, first_stage=Recording(folder))
+
+
 def test_a_store_without_documents_becomes_what_is_asked_for(folder: Path, tiny_encoder: Encoder) -> None:
     first = Recording(folder)
     run([], folder, tiny_encoder, recipe=Recipe(("body",)), first_stage=first, dtype="float32")
-    assert check_store(folder, tiny_encoder, RECIPE) is None
     run(documents("one fish"), folder, tiny_encoder)
-    held = check_store(folder, tiny_encoder, Recipe(("text",)))
-    assert held
-    assert (held.origin, held.dtype) == (origin_of(held.store_id), "float16")
+    manifest = Store.open(folder).manifest
+    assert (manifest.origin, manifest.dtype) == (origin_of(manifest.store_id), "float16")
     assert len(next(bm25_of(Store.open(folder)).search([Query("", "fish")], 5))) == 1
-    with pytest.raises(StoreMismatchError, match="way of making texts"):
-        check_store(folder, tiny_encoder, Recipe(("body",)))
-    assert check_store(folder.parent / "nowhere", tiny_encoder, RECIPE) is None
+
+
+def test_an_empty_store_of_bm25_can_get_a_server(folder: Path, tiny_encoder: Encoder) -> None:
+    run([], folder, tiny_encoder)
+    run(documents("one fish"), folder, tiny_encoder, first_stage=Recording(folder))
+    with pytest.raises(StoreMismatchError, match="Search there: --opensearch URL"):
+        bm25_of(Store.open(folder))
+
+
+def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: Path, tiny_encoder: Encoder) -> None:
+    run(documents("one fish"), folder, tiny_encoder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    made = []
+
+    def opener(make: bool) -> FakeFirstStage:
+        if not make:
+            raise IndexNotFoundError("there is no such index")
+        made.append("index")
+        return Recording(folder)
+
+    for where, more, error, message in (
+        (folder, {}, StoreMismatchError, "the index to fill is not there"),
+        (folder, {"dtype": "float32"}, StoreMismatchError, "holds float16 vectors"),
+        (tmp_path / "other", {}, UsageError, "not a store, and not empty"),
+    ):
+        with pytest.raises(error, match=message):
+            run(documents("one fish"), where, tiny_encoder, first_stage=opener, **more)
+    with writing(folder, Store.open(folder).manifest), pytest.raises(StoreWriteError):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
+    assert made == []
+    run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
+    assert made == ["index"]
 
 
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(

@@ -241,7 +241,7 @@ def test_the_readme_example_runs_as_it_stands(
 def test_writing_into_a_foreign_index_needs_a_flag(client: opensearchpy.OpenSearch, index_name: str) -> None:
     client.indices.create(index=index_name)
     with pytest.raises(UsageError, match="did not make"):
-        opensearch(client, index_name, index_body(RECIPE.fields))
+        opensearch(client, index_name, index_body(RECIPE.fields))(True)
 
 
 def hits(client: opensearchpy.OpenSearch, index: str) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_a_reader_cannot_write(
 ) -> None:
     """One by one in an answer of status 200: that is how the plugin refuses a bulk. It is one error, not thousands."""
     with pytest.raises(OpenSearchAuthError, match=r"do not permit it .*indices:admin/get"):
-        first_stage.opensearch(reader, OURS, index_body(RECIPE.fields))
+        first_stage.opensearch(reader, OURS, index_body(RECIPE.fields))(True)
     indexer = BulkIndexer(admin, OURS)
     indexer._client = reader
     with pytest.raises(OpenSearchAuthError, match=r"do not permit to write to it .*indices:data/write/bulk"):
@@ -206,5 +206,5 @@ def test_what_the_readme_asks_for_is_enough_to_fill_an_index(
                 time.sleep(0.1)
         filled = first_stage.opensearch(client, "filled", index_body(RECIPE.fields))
         store = ingested(tmp_path / "store", tiny_encoder, documents(20), first_stage=filled)
-        assert filled.count() == len(store) == 20
+        assert filled(False).count() == len(store) == 20
         assert any(r.ranked for r in rankings(client, "filled", store.folder, tiny_encoder))

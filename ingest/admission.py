@@ -1,0 +1,85 @@
+"""Whether a store takes an ingest: of the same model, recipe, dtype and index as those before."""
+
+from __future__ import annotations
+
+import uuid
+
+from colbert_rerank import binding, identity
+from colbert_rerank.candidates import bm25
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import IndexNotFoundError, StoreMismatchError
+from colbert_rerank.recipe import Recipe
+from colbert_rerank.store import Manifest, Store, StoreWriter
+from colbert_rerank.types import BM25, Index, Origin
+from ingest.first_stage import FirstStage, FirstStageOpener
+
+
+def new_manifest(
+    encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None = None, store_id: str = ""
+) -> Manifest:
+    """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it."""
+    store_id = store_id or uuid.uuid4().hex
+    return Manifest(
+        store_id=store_id,
+        dim=encoder.dim,
+        dtype=dtype,
+        query_identity=identity.query_identity(encoder.checkpoint),
+        document_identity=identity.document_identity(encoder.checkpoint, recipe),
+        provenance=identity.provenance(encoder),
+        origin=origin or bm25.origin_of(store_id),
+    )
+
+
+def is_empty(manifest: Manifest) -> bool:
+    return not any(segment.documents for segment in manifest.segments)
+
+
+def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
+    manifest, folder = writer.manifest, writer.folder
+    advice = "Ingest into another folder, or with what this store was made with"
+    given = identity.query_identity(encoder.checkpoint)
+    identity.check(folder, "model", manifest.query_identity, given, advice)
+    given = identity.document_identity(encoder.checkpoint, recipe)
+    identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
+    if manifest.dtype != dtype:
+        raise StoreMismatchError(f"{folder}: holds {manifest.dtype} vectors, {dtype} was asked for. {advice}")
+
+
+def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: bool) -> FirstStage:
+    """The index to fill. None is made for an ingest that would be refused, as it would be another than the store's."""
+    try:
+        return first_stage(make)
+    except IndexNotFoundError:
+        raise StoreMismatchError(
+            f"{writer.folder}: belongs to {binding.named(writer.manifest.origin)}, and the index to fill is not there. "
+            "To have it made and filled from this store, pass --allow-other-index; else ingest into another folder"
+        ) from None
+
+
+def check_index(
+    writer: StoreWriter, origin: Origin | None, first_stage: FirstStage | None, index: Index | None, allowed: bool
+) -> None:
+    """Refuse an index that may hold other documents under the store's ids; rebind the store to one that may not."""
+    manifest, folder = writer.manifest, writer.folder
+    wanted = origin or bm25.origin_of(manifest.store_id)
+    held = first_stage.count() if first_stage and not allowed else 0
+    if manifest.origin and binding.same(manifest.origin, wanted):
+        if held and first_stage and first_stage.ours and is_empty(manifest):
+            raise StoreMismatchError(
+                f"{folder} is a new store, but {binding.named(wanted)} holds {held:,} documents already. To replace "
+                "them would make the store they belong to wrong without a sound. Choose another --index; or, if that "
+                "store is gone or of the same documents, pass --allow-other-index"
+            )
+        return
+    if not allowed:
+        advice = "Ingest into another folder"
+        if origin is None and manifest.origin and manifest.origin.kind != BM25:
+            advice = "To go on with that one, give --opensearch URL. Else ingest into another folder"
+        raise StoreMismatchError(
+            f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(wanted)}. {advice}; or, if "
+            "the index was made again, pass --allow-other-index to fill it from this store"
+        )
+    compared = index or (first_stage if first_stage and first_stage.count() else None)
+    if compared:
+        binding.check_copy(Store(folder, manifest), compared)
+    writer.rebind(wanted)
