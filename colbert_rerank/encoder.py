@@ -2,13 +2,13 @@
 
 A text's vectors depend on that text alone, to the bit. Matrix libraries pick their kernels by shape, so every forward
 pass has a shape that follows from the text's own length: documents are padded to a multiple of ``BUCKET`` tokens and
-go through in batches of a size fixed for that length, filled up with blanks where documents run out; queries, all of
-one length, in batches of a fixed size too. That is what makes a resumed ingest bit-identical to an uninterrupted one.
+go through in batches of a size fixed for that length, filled up with blanks where documents run out; queries in
+batches of a fixed size too. That is what makes a resumed ingest bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.checkpoints import Checkpoint, load_checkpoint
+from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import NonFiniteError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Encoder:
     device: torch.device
     dtype: str  # of the computation: "fp32", "fp16" or "bf16"
     backbone: torch.nn.Module
-    projection: torch.Tensor
+    head: torch.nn.Module
 
     @staticmethod
     def load(model: str | Checkpoint = "starter", *, device: str = "auto", dtype: str = "auto") -> Encoder:
@@ -68,49 +69,41 @@ class Encoder:
         if dtype == "fp16" and where.type == "cpu":
             raise UsageError("fp16 is slower than fp32 on a CPU: use fp32, or bf16 where the CPU has it")
         kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-        backbone = checkpoint.backbone
-        if dtype != "fp32" or where.type != "cpu":  # the checkpoint's own module stays as it was loaded
+        backbone, head = checkpoint.backbone, checkpoint.head
+        if dtype != "fp32" or where.type != "cpu":  # the checkpoint's own modules stay as they were loaded
             import copy
 
-            backbone = copy.deepcopy(backbone)
-        return Encoder(
-            checkpoint, where, dtype, backbone.to(device=where, dtype=kind), checkpoint.projection.to(where, kind)
-        )
+            backbone, head = copy.deepcopy(backbone), copy.deepcopy(head)
+        return Encoder(checkpoint, where, dtype, backbone.to(where, kind), head.to(where, kind))
 
     @property
     def dim(self) -> int:
         return self.checkpoint.spec.dim
 
     def tokenize_queries(self, texts: Sequence[str]) -> list[Tokens]:
-        """Each text as exactly ``query_length`` ids: prefix, marker, text, suffix, then expansion."""
+        """Each text between prefix and suffix, and then its expansion."""
         spec = self.checkpoint.spec
-        out = []
-        for text, _, truncated in self._tokenize(texts, spec.query_marker_id, spec.query_length):
-            # colbert-ai turns every padding id into [MASK], a "[PAD]" in the text itself too, which stays attended to
-            ids = [spec.expansion_id if i == spec.pad_id else i for i in text]
-            full = ids + [spec.expansion_id] * (spec.query_length - len(ids))
-            out.append(Tokens(full, len(full) if spec.attend_to_expansion else len(ids), truncated))
-        return out
+        found = self._tokenize(texts, spec.query)
+        return [_expanded(tokens, spec.expansion, spec) for tokens in found] if spec.expansion else found
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        """Each text as at most ``document_length`` ids: prefix, marker, text, suffix."""
+        """Each text between prefix and suffix."""
         spec = self.checkpoint.spec
-        return self._tokenize(texts, spec.document_marker_id, spec.document_length)
+        return self._tokenize(texts, spec.document, leave_out=spec.skip_ids if spec.skip_before else ())
 
-    def encode_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Token vectors [n, query_length, dim]. Raises NonFiniteError where the network gives NaN or infinity."""
-        spec = self.checkpoint.spec
+    def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """One matrix [Lq, dim] a text, expansion included. Raises NonFiniteError where it holds NaN or infinity."""
+        first = self.checkpoint.spec.first_row
         tokens = self.tokenize_queries(texts)
-        out = np.empty((len(tokens), spec.query_length, spec.dim), dtype=np.float32)
-        size = QUERY_BATCH[self.device.type]
-        for start in range(0, len(tokens), size):
-            batch = tokens[start : start + size]
-            vectors = self._forward(batch, size, spec.query_length)
-            out[start : start + len(batch)] = vectors[: len(batch)].float().cpu().numpy()
-        finite = np.isfinite(out).all(axis=(1, 2))
-        if not finite.all():
-            raise NonFiniteError(f"query {texts[int(np.argmin(finite))]!r}: its vectors hold NaN or infinity")
-        return out
+        matrices: dict[int, npt.NDArray[np.float32]] = {}
+        for positions, length in self._query_batches(tokens):
+            batch = [tokens[i] for i in positions]
+            vectors = self._forward(batch, QUERY_BATCH[self.device.type], length).float().cpu().numpy()
+            for i, rows in zip(positions, vectors, strict=False):  # blanks at the end have no position
+                matrices[i] = rows[first : len(tokens[i].ids)]
+                if not np.isfinite(matrices[i]).all():
+                    raise NonFiniteError(f"query {texts[i]!r}: its vectors hold NaN or infinity")
+        return [matrices[i] for i in range(len(tokens))]
 
     def encode_documents(self, texts: Sequence[str]) -> list[npt.NDArray[np.floating]]:
         """One matrix [T, dim] a text, in the order given; T leaves out the tokens of the skip list."""
@@ -139,19 +132,30 @@ class Encoder:
             vectors = self._forward(batch, size, length)
             keep = torch.zeros(size, length, dtype=torch.bool)
             for row, token in enumerate(batch):
-                keep[row, : len(token.ids)] = ~torch.isin(torch.tensor(token.ids), skip)
+                keep[row, spec.first_row : len(token.ids)] = ~torch.isin(
+                    torch.tensor(token.ids[spec.first_row :]), skip
+                )
             packed = vectors[keep.to(vectors.device)].to(torch.float16 if half else torch.float32).cpu().numpy()
             ends = keep.sum(dim=1).cumsum(0).tolist()
             # blanks at the end have no position
             yield {i: packed[start:end] for i, start, end in zip(positions, [0, *ends], ends, strict=False)}
 
-    def _tokenize(self, texts: Sequence[str], marker: int, length: int) -> list[Tokens]:
-        spec = self.checkpoint.spec
-        room = length - len(spec.prefix_ids) - 1 - len(spec.suffix_ids)
+    def _query_batches(self, tokens: Sequence[Tokens]) -> Iterator[tuple[list[int], int]]:
+        """Positions of the queries of one forward pass, and its length: of those that are filled up, their own."""
+        expansion, lengths = self.checkpoint.spec.expansion, [len(t.ids) for t in tokens]
+        if expansion is None or expansion.count is not None:
+            lengths = [-(-length // BUCKET) * BUCKET for length in lengths]
+        for length in sorted(set(lengths)):
+            positions, size = [i for i, other in enumerate(lengths) if other == length], QUERY_BATCH[self.device.type]
+            for start in range(0, len(positions), size):
+                yield positions[start : start + size], length
+
+    def _tokenize(self, texts: Sequence[str], rules: TextRules, leave_out: Collection[int] = ()) -> list[Tokens]:
+        room = rules.length - len(rules.prefix_ids) - len(rules.suffix_ids)
         out = []
         for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False):
-            text = encoding.ids
-            ids = [*spec.prefix_ids, marker, *text[:room], *spec.suffix_ids]
+            text = [i for i in encoding.ids if i not in leave_out] if leave_out else encoding.ids
+            ids = [*rules.prefix_ids, *text[:room], *rules.suffix_ids]
             out.append(Tokens(ids, len(ids), max(0, len(text) - room)))
         return out
 
@@ -168,8 +172,18 @@ class Encoder:
             mask[row, : token.attended] = 1
         with torch.inference_mode():
             hidden = self.backbone(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state
-            vectors = hidden @ self.projection.T
+            vectors: torch.Tensor = self.head(hidden)
             return torch.nn.functional.normalize(vectors, dim=-1) if spec.normalize else vectors
+
+
+def _expanded(tokens: Tokens, expansion: Expansion, spec: EncoderSpec) -> Tokens:
+    ids, count = tokens.ids, expansion.count
+    if count is None:
+        # colbert-ai turns every padding id into [MASK], a "[PAD]" in the text itself too, which stays attended to
+        ids = [expansion.token_id if i == spec.pad_id else i for i in ids]
+        count = spec.query.length - len(ids)
+    full = [*ids, *[expansion.token_id] * count]
+    return Tokens(full, len(full) if expansion.attended else len(ids), tokens.truncated)
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[list[int], int, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import colbert_rerank
 from colbert_rerank.checkpoints import Checkpoint
+from colbert_rerank.checkpoints.spec import TextRules
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import Recipe
@@ -24,29 +25,39 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
 
 def query_identity(checkpoint: Checkpoint) -> dict[str, Any]:
     spec = checkpoint.spec
-    return {
+    known = {
         "tensors": checkpoint.tensor_hash,
         "tokenizer": checkpoint.tokenizer_hash,
         "dim": spec.dim,
-        "query_marker_id": spec.query_marker_id,
-        "query_length": spec.query_length,
-        "expansion_id": spec.expansion_id,
-        "attend_to_expansion": spec.attend_to_expansion,
+        **_rules("query", spec.query),
         "normalize": spec.normalize,
         "similarity": spec.similarity,
         "aggregation": spec.aggregation,
     }
+    if spec.expansion:
+        known |= {"expansion_id": spec.expansion.token_id, "attend_to_expansion": spec.expansion.attended}
+        if spec.expansion.count is not None:
+            known["expansion_count"] = spec.expansion.count
+    return known | ({"first_row": spec.first_row} if spec.first_row else {})
 
 
 def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
     spec = checkpoint.spec
     return {
-        "document_marker_id": spec.document_marker_id,
-        "document_length": spec.document_length,
+        **_rules("document", spec.document),
         "skip_ids": list(spec.skip_ids),
+        **({"skip_before": True} if spec.skip_before else {}),
         "fields": list(recipe.fields),
         "separator": recipe.separator,
     }
+
+
+def _rules(kind: str, rules: TextRules) -> dict[str, int | list[int]]:
+    """A prefix of [CLS] and a marker is told by the marker, as the first stores had it; a [SEP] goes without saying."""
+    length: dict[str, int | list[int]] = {f"{kind}_length": rules.length}
+    if len(rules.prefix_ids) == 2 and len(rules.suffix_ids) == 1:
+        return {f"{kind}_marker_id": rules.prefix_ids[1], **length}
+    return {f"{kind}_prefix_ids": list(rules.prefix_ids), f"{kind}_suffix_ids": list(rules.suffix_ids), **length}
 
 
 def provenance(encoder: Encoder) -> dict[str, Any]:

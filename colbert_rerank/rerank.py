@@ -152,7 +152,10 @@ class Reranker:
             return self._order(query, first_stage, scores)
 
     def _maxsim(self, Q: npt.NDArray[np.float32], docs: Gathered, ids: Sequence[str]) -> npt.NDArray[np.float64]:
-        scores = packed.scores(Q, docs.values, docs.offsets, str(self.encoder.device))
+        spec = self.encoder.checkpoint.spec
+        scores = packed.scores(
+            Q, docs.values, docs.offsets, str(self.encoder.device), spec.similarity, spec.aggregation
+        )
         bad = ~np.isfinite(scores) & (np.diff(docs.offsets) > 0)  # a document without rows scores minus infinity
         if bad.any():
             raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
@@ -178,12 +181,19 @@ class Reranker:
             if fetch is None:
                 raise UsageError("missing='encode' needs the candidates' texts: pass fetch, or choose another policy")
             with self._timed("encode_missing"):
-                encoded = self._encode(fetch(names))
+                encoded, spec = self._encode(fetch(names)), self.encoder.checkpoint.spec
             for i in unscored.tolist():
                 if ids[i] in encoded:
                     matrix = encoded[ids[i]]
-                    device = str(self.encoder.device)
-                    scores[i] = maxsim(Q, matrix, [0, len(matrix)], device=device, doc_ids=[ids[i]])[0]
+                    scores[i] = maxsim(
+                        Q,
+                        matrix,
+                        [0, len(matrix)],
+                        similarity=spec.similarity,
+                        aggregation=spec.aggregation,
+                        device=str(self.encoder.device),
+                        doc_ids=[ids[i]],
+                    )[0]
             self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
         left = int(np.isneginf(scores).sum())
         self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left

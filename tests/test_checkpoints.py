@@ -199,7 +199,7 @@ def test_accepted(folder: Path, change: Change) -> None:
     change(folder)
     spec = load_checkpoint(str(folder)).spec
     assert spec.dim == DIM
-    assert {spec.query_marker_id, spec.document_marker_id} == {1, 2}
+    assert {spec.query.prefix_ids[1], spec.document.prefix_ids[1]} == {1, 2}
 
 
 def test_what_metadata_says_is_done(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_document_does_not_depend_on_its_batch(alone: Alone, some: list[str]) 
 @given(some=st.lists(POOL, max_size=20))
 def test_a_query_does_not_depend_on_its_batch(alone: Alone, some: list[str]) -> None:
     together = alone.encoder.encode_queries(some)
-    assert together.shape == (len(some), 32, DIM)
+    assert [rows.shape for rows in together] == [(32, DIM)] * len(some)
     for text, rows in zip(some, together, strict=True):
         np.testing.assert_array_equal(rows, alone.query(text), strict=True)
 
@@ -155,8 +155,10 @@ def test_query_truncation_is_counted(tiny_encoder: Encoder, words: int, truncate
     assert len(tokens.ids) == 32
     assert tokens.truncated == truncated
     assert tokens.attended == min(words + 3, 32)
-    assert tokens.ids.count(tiny_encoder.checkpoint.spec.expansion_id) == 32 - tokens.attended
-    assert tokens.ids[tokens.attended - 1] == tiny_encoder.checkpoint.spec.suffix_ids[0]
+    expansion = tiny_encoder.checkpoint.spec.expansion
+    assert expansion
+    assert tokens.ids.count(expansion.token_id) == 32 - tokens.attended
+    assert tokens.ids[tokens.attended - 1] == tiny_encoder.checkpoint.spec.query.suffix_ids[0]
 
 
 @pytest.mark.parametrize(
@@ -168,12 +170,12 @@ def test_document_truncation_is_counted(tiny_encoder: Encoder, words: int, trunc
     [tokens] = tiny_encoder.tokenize_documents([" ".join(["late"] * words)])
     assert len(tokens.ids) == tokens.attended == min(words + 3, DOCUMENT_LENGTH)
     assert tokens.truncated == truncated
-    assert tokens.ids[-1] == tiny_encoder.checkpoint.spec.suffix_ids[0]
+    assert tokens.ids[-1] == tiny_encoder.checkpoint.spec.document.suffix_ids[0]
 
 
 def test_no_texts(tiny_encoder: Encoder) -> None:
     assert tiny_encoder.encode_documents([]) == []
-    assert tiny_encoder.encode_queries([]).shape == (0, 32, DIM)
+    assert tiny_encoder.encode_queries([]) == []
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
@@ -204,9 +206,9 @@ def test_a_document_whose_every_token_is_skipped_has_no_rows(tiny_encoder: Encod
 
 def test_documents_and_queries_are_marked_differently(tiny_encoder: Encoder) -> None:
     spec = tiny_encoder.checkpoint.spec
-    assert tiny_encoder.tokenize_documents(["a"])[0].ids[1] == spec.document_marker_id
-    assert tiny_encoder.tokenize_queries(["a"])[0].ids[1] == spec.query_marker_id
-    assert spec.document_marker_id != spec.query_marker_id
+    assert tiny_encoder.tokenize_documents(["a"])[0].ids[:2] == list(spec.document.prefix_ids)
+    assert tiny_encoder.tokenize_queries(["a"])[0].ids[:2] == list(spec.query.prefix_ids)
+    assert spec.document.prefix_ids != spec.query.prefix_ids
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,8 @@ def test_bf16_is_close_and_not_the_same(tiny_encoder: Encoder) -> None:
     # and the checkpoint that both share is still float32
     assert {p.dtype for p in tiny_encoder.backbone.parameters()} == {torch.float32}
     np.testing.assert_array_equal(
-        tiny_encoder.encode_queries(["a"]), Encoder.load(tiny_encoder.checkpoint, device="cpu").encode_queries(["a"])
+        tiny_encoder.encode_queries(["a"])[0],
+        Encoder.load(tiny_encoder.checkpoint, device="cpu").encode_queries(["a"])[0],
     )
 
 

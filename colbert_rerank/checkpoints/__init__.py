@@ -35,14 +35,17 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. ``backbone`` and ``projection`` are float32 on the CPU; the encoder moves and casts them."""
+    """A loaded checkpoint: ids through ``backbone`` and ``head`` are vectors.
+
+    Both are float32 on the CPU; the encoder moves and casts them.
+    """
 
     name: str
     folder: Path
     spec: EncoderSpec
     tokenizer: Any
     backbone: torch.nn.Module
-    projection: torch.nn.Parameter
+    head: torch.nn.Module
     tensor_hash: str  # of the tensors by name, not of files: the same weights in another container are the same
     tokenizer_hash: str
 
@@ -63,14 +66,14 @@ def load_checkpoint(name: str = STARTER) -> Checkpoint:
             "A plain BERT or a dense retriever has no token projection and cannot be used."
         )
     tokenizer = _tokenizer(folder)
-    spec, backbone, projection = hf_colbert.build(folder, tensors, tokenizer)
+    spec, backbone, head = hf_colbert.build(folder, tensors, tokenizer)
     return Checkpoint(
         name=name,
         folder=folder,
         spec=spec,
         tokenizer=tokenizer,
         backbone=backbone.eval(),
-        projection=projection,
+        head=head.eval(),
         tensor_hash=_tensor_hash(tensors),
         tokenizer_hash=_tokenizer_hash(tokenizer),
     )

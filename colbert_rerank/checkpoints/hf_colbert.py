@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ def matches(tensors: dict[str, torch.Tensor]) -> bool:
     return PROJECTION in tensors and any(name.startswith(BACKBONE) for name in tensors)
 
 
-def build(folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any) -> tuple[EncoderSpec, torch.nn.Module, Any]:
-    """The spec, the backbone (hidden states out) and the projection [dim, hidden], both in float32."""
-    import torch
+def build(
+    folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any
+) -> tuple[EncoderSpec, torch.nn.Module, torch.nn.Module]:
+    """The spec, the backbone (hidden states out) and the head (vectors out), both in float32."""
     from transformers import BertConfig, BertModel
 
     _check_kind(folder)
@@ -64,7 +65,18 @@ def build(folder: Path, tensors: dict[str, torch.Tensor], tokenizer: Any) -> tup
             f"{folder}: the tensors are not those of an HF_ColBERT checkpoint: "
             f"missing {result.missing_keys[:5]}, unknown {(stray + result.unexpected_keys)[:5]}"
         )
-    return spec, backbone, torch.nn.Parameter(projection.float(), requires_grad=False)
+    return spec, backbone, linear(projection.float())
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.nn.Module:
+    """A projection of hidden states by ``weight`` [dim, hidden]."""
+    import torch
+
+    made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return made
 
 
 def _spec(folder: Path, dim: int, tokenizer: Any, config: Any) -> EncoderSpec:
@@ -80,22 +92,17 @@ def _spec(folder: Path, dim: int, tokenizer: Any, config: Any) -> EncoderSpec:
     if rendered != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
         raise CheckpointError(f"{folder}: the tokenizer renders an empty text as {rendered}, expected [CLS] [SEP]")
     skip = {_first_id(tokenizer, symbol) for symbol in string.punctuation} if meta["mask_punctuation"] else set()
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    markers = [_marker(folder, tokenizer, meta[key]) for key in ("query_token_id", "doc_token_id")]
     return EncoderSpec(
         dim=dim,
-        prefix_ids=(tokenizer.cls_token_id,),
-        suffix_ids=(tokenizer.sep_token_id,),
-        query_marker_id=_marker(folder, tokenizer, meta["query_token_id"]),
-        document_marker_id=_marker(folder, tokenizer, meta["doc_token_id"]),
-        query_length=meta["query_maxlen"],
-        document_length=meta["doc_maxlen"],
-        expansion_id=tokenizer.mask_token_id,
-        attend_to_expansion=bool(meta["attend_to_mask_tokens"]),
+        query=TextRules((cls, markers[0]), (sep,), meta["query_maxlen"]),
+        document=TextRules((cls, markers[1]), (sep,), meta["doc_maxlen"]),
+        expansion=Expansion(tokenizer.mask_token_id, attended=bool(meta["attend_to_mask_tokens"])),
         pad_id=tokenizer.pad_token_id,
         # colbert-ai drops the padding id wherever it stands, as it does punctuation
         skip_ids=tuple(sorted(skip | {tokenizer.pad_token_id})),
         normalize=True,
-        similarity="cosine",
-        aggregation="sum",
     )
 
 

@@ -6,20 +6,35 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class TextRules:
+    """How a text becomes token ids: between a prefix and a suffix, cut to at most ``length`` ids in all."""
+
+    prefix_ids: tuple[int, ...]  # [CLS], a marker, a prompt
+    suffix_ids: tuple[int, ...]  # [SEP]
+    length: int
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Ids that follow a query and are scored like its own: so many, or as many as fill it up to its length."""
+
+    token_id: int  # [MASK]
+    attended: bool
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
-    """The rules by which texts become token vectors. Lengths are in tokens, special tokens and marker included."""
+    """The rules by which texts become token vectors."""
 
     dim: int
-    prefix_ids: tuple[int, ...]  # what the tokenizer puts before a text: [CLS]
-    suffix_ids: tuple[int, ...]  # and after it: [SEP]
-    query_marker_id: int  # stands after the prefix
-    document_marker_id: int
-    query_length: int  # every query is brought to exactly this length
-    document_length: int  # documents are cut to at most this length
-    expansion_id: int  # [MASK]: fills a query up to its length, and is scored like any token
-    attend_to_expansion: bool
+    query: TextRules
+    document: TextRules
+    expansion: Expansion | None
     pad_id: int
     skip_ids: tuple[int, ...]  # document tokens that are encoded but not kept (punctuation), sorted
     normalize: bool
-    similarity: str  # "cosine"
-    aggregation: str  # "sum" over the query's tokens
+    similarity: str = "cosine"  # or "dot", "l2"
+    aggregation: str = "sum"  # over the query's tokens; or "mean"
+    skip_before: bool = False  # the document tokens of ``skip_ids`` are left out before the network, not after it
+    first_row: int = 0  # rows before it are not kept, of queries and documents

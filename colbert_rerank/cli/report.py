@@ -27,7 +27,7 @@ def describe(reranker: Reranker) -> None:
 
 def warn_of_gaps(reranker: Reranker) -> None:
     """Candidates without vectors, queries without candidates, queries that were cut."""
-    report, length = reranker.report, reranker.encoder.checkpoint.spec.query_length
+    report, length = reranker.report, reranker.encoder.checkpoint.spec.query.length
     became = {
         "first_stage": "put after the others, in first-stage order",
         "encoded": "encoded now",

@@ -10,7 +10,10 @@ import numpy.typing as npt
 from colbert_rerank.errors import NonFiniteError, UsageError
 from colbert_rerank.maxsim import packed
 
-__all__ = ["maxsim"]
+__all__ = ["AGGREGATIONS", "SIMILARITIES", "maxsim"]
+
+SIMILARITIES = ("cosine", "dot", "l2")
+AGGREGATIONS = ("sum", "mean")
 
 
 def maxsim(
@@ -18,6 +21,8 @@ def maxsim(
     values: npt.NDArray[np.floating],
     offsets: npt.ArrayLike,
     *,
+    similarity: str = "dot",
+    aggregation: str = "sum",
     device: str = "cpu",
     doc_ids: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float64]:
@@ -25,13 +30,18 @@ def maxsim(
 
     ``query`` [Lq, d]; ``values`` [sum T, d], the documents' rows one after the other, float16 or float32;
     ``offsets`` [n + 1], where each document begins and the last one ends. A document without rows scores minus
-    infinity. ``doc_ids`` are only for messages.
+    infinity. ``similarity`` is "dot" (of normalized vectors the same as "cosine") or "l2", minus the squared distance;
+    ``aggregation`` "sum" or "mean". ``doc_ids`` are only for messages.
 
-    Raises UsageError where shapes do not fit, NonFiniteError where the query or a document holds NaN or infinity.
+    Raises UsageError where shapes do not fit or a name is unknown, NonFiniteError where the query or a document holds
+    NaN or infinity.
     """
     Q = np.asarray(query, dtype=np.float32)
     bounds = np.asarray(offsets, dtype=np.int64)
     _check_shapes(Q, values, bounds)
+    if similarity not in SIMILARITIES or aggregation not in AGGREGATIONS:
+        known = f"{', '.join(SIMILARITIES)}; {', '.join(AGGREGATIONS)}"
+        raise UsageError(f"similarity {similarity!r} and aggregation {aggregation!r}: expected of {known}")
     if not np.isfinite(Q).all():
         raise NonFiniteError("the query's vectors hold NaN or infinity")
     finite = np.isfinite(values).all(axis=1)
@@ -39,7 +49,7 @@ def maxsim(
         document = int(np.searchsorted(bounds, int(np.argmin(finite)), side="right")) - 1
         name = repr(doc_ids[document]) if doc_ids is not None else f"number {document}"
         raise NonFiniteError(f"document {name}: its vectors hold NaN or infinity")
-    return packed.scores(Q, values, bounds, device)
+    return packed.scores(Q, values, bounds, device, similarity, aggregation)
 
 
 def _check_shapes(Q: npt.NDArray[np.float32], values: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> None:

@@ -24,6 +24,8 @@ def scores(
     values: npt.NDArray[np.floating],
     offsets: npt.NDArray[np.int64],
     device: str = "cpu",
+    similarity: str = "dot",
+    aggregation: str = "sum",
     tile: int | None = None,
 ) -> npt.NDArray[np.float64]:
     """Scores [n] of one query [Lq, d] with n documents in ``values`` [sum T, d] (fp16 or fp32), ``offsets`` [n + 1]."""
@@ -41,9 +43,14 @@ def scores(
         end = min(start + rows, values.shape[0])
         buffer[: end - start].copy_(D[start:end])
         torch.mm(buffer, Q.T, out=product)
+        if similarity == "l2":  # -|q - d|^2 = 2 qd - |d|^2 - |q|^2, the last of them below
+            product.mul_(2).sub_(buffer.square().sum(dim=1, keepdim=True))
         fold = reduce_maxima if where.type == "cpu" else scatter_maxima
         fold(best, product, offsets, start, end)
-    return best.cpu().double().sum(dim=1).numpy()  # on the CPU: Apple's GPUs have no float64
+    found = best.cpu().double()  # on the CPU: Apple's GPUs have no float64
+    if similarity == "l2":
+        found -= Q.cpu().double().square().sum(dim=1)
+    return (found.mean(dim=1) if aggregation == "mean" else found.sum(dim=1)).numpy()
 
 
 def reduce_maxima(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbert_rerank.errors import NonFiniteError, UsageError
-from colbert_rerank.maxsim import maxsim, packed, reference
+from colbert_rerank.maxsim import AGGREGATIONS, SIMILARITIES, maxsim, packed, reference
 
 # Why: products of unit vectors are summed in float32 over d terms (error below d * 2**-24), then over Lq tokens.
 TOLERANCE = 1e-4
@@ -52,26 +52,42 @@ cases = st.builds(
 )
 
 
-@given(cases)
-@settings(max_examples=60, deadline=None)
-def test_packed_equals_the_reference(case: Case) -> None:
-    got = maxsim(case.query, case.values, case.offsets)
-    np.testing.assert_allclose(got, reference.scores(*case), rtol=0, atol=TOLERANCE)
+kinds = st.fixed_dictionaries(
+    {"similarity": st.sampled_from(SIMILARITIES), "aggregation": st.sampled_from(AGGREGATIONS)}
+)
 
 
-@given(cases, st.data())
-@settings(max_examples=60, deadline=None)
-def test_bits_do_not_depend_on_batch_mates_or_order(case: Case, data: st.DataObject) -> None:
+@given(cases, kinds)
+@settings(max_examples=100, deadline=None)
+def test_packed_equals_the_reference(case: Case, kind: dict[str, Any]) -> None:
+    np.testing.assert_allclose(maxsim(*case, **kind), reference.scores(*case, **kind), rtol=0, atol=TOLERANCE)
+
+
+@given(cases, kinds, st.data())
+@settings(max_examples=100, deadline=None)
+def test_bits_do_not_depend_on_batch_mates_or_order(case: Case, kind: dict[str, Any], data: st.DataObject) -> None:
     documents = case.offsets.size - 1
     order = data.draw(st.permutations(range(documents)))[: data.draw(st.integers(1, documents))]
     part = take(case, order)
-    np.testing.assert_array_equal(maxsim(*part), maxsim(*case)[order])
+    np.testing.assert_array_equal(maxsim(*part, **kind), maxsim(*case, **kind)[order])
 
 
-@given(cases, st.sampled_from([32, 64, 256, 2048]))
-@settings(max_examples=60, deadline=None)
-def test_bits_do_not_depend_on_chunking(case: Case, tile: int) -> None:
-    np.testing.assert_array_equal(packed.scores(*case, tile=tile), maxsim(*case))
+@given(cases, kinds, st.sampled_from([32, 64, 256, 2048]))
+@settings(max_examples=100, deadline=None)
+def test_bits_do_not_depend_on_chunking(case: Case, kind: dict[str, Any], tile: int) -> None:
+    np.testing.assert_array_equal(packed.scores(*case, tile=tile, **kind), maxsim(*case, **kind))
+
+
+def test_distances_of_unit_vectors_order_as_their_products_do() -> None:
+    case = make_case(seed=3, lengths=[4, 9, 1, 30], dtype="float32")
+    products, distances = maxsim(*case), maxsim(*case, similarity="l2")
+    np.testing.assert_allclose(distances, 2 * products - 2 * len(case.query), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [{"similarity": "l1"}, {"aggregation": "max"}], ids=["similarity", "aggregation"])
+def test_an_unknown_kind_of_score(kind: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected of cosine, dot, l2; sum, mean"):
+        maxsim(*make_case(seed=3, lengths=[4]), **kind)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])

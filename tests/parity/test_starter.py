@@ -37,7 +37,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def queries(encoder: Encoder) -> Rows:
-    return encoder.encode_queries([q["text"] for q in RECORD["queries"]])
+    return np.stack(encoder.encode_queries([q["text"] for q in RECORD["queries"]]))
 
 
 @pytest.fixture(scope="module")
