@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "length-too-short": (state("artifact.metadata", doc_maxlen=3), "doc_maxlen must be 4 to 128, it is 3"),
     "length-past-the-positions": (state("artifact.metadata", doc_maxlen=129), "doc_maxlen must be 4 to 128"),
     "length-null": (state("artifact.metadata", doc_maxlen=None), "doc_maxlen must be 4 to 128, it is None"),
-    "another-similarity": (state("artifact.metadata", similarity="l2"), "similarity 'l2' in artifact.metadata"),
+    "another-similarity": (state("artifact.metadata", similarity="l1"), "unknown similarity 'l1' in artifact"),
 }
 
 

@@ -1,0 +1,52 @@
+"""sebastian-hofstaetter/colbert-distilbert-margin_mse-T2-msmarco: DistilBERT and a compressor, no normalisation.
+
+Rules from the authors' minimal_colbert_usage_example.ipynb: no markers; 8 [MASK] follow a query's [SEP], with attention
+1; every row is kept; the score is the sum of the greatest dot products.
+"""
+
+from __future__ import annotations
+
+from colbert_rerank.checkpoints.files import Files
+from colbert_rerank.checkpoints.hf_colbert import check_empty_text
+from colbert_rerank.checkpoints.layout import Built, fill, linear
+from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
+
+NAME = "ColBERT of Hofstätter et al."
+BACKBONE = "bert_model."
+PROJECTION = "compressor.weight"
+BIAS = "compressor.bias"
+MASKS = 8
+
+
+def matches(files: Files) -> bool:
+    return PROJECTION in files.tensors and any(name.startswith(BACKBONE) for name in files.tensors)
+
+
+def build(files: Files) -> Built:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    folder, tensors, tokenizer = files.folder, files.tensors, files.tokenizer
+    config = DistilBertConfig()  # config.json only names distilbert-base-uncased; sizes are those of the tensors
+    config.vocab_size, config.dim = tensors[BACKBONE + "embeddings.word_embeddings.weight"].shape
+    config.max_position_embeddings = len(tensors[BACKBONE + "embeddings.position_embeddings.weight"])
+    layers = {int(n.split(".")[3]) for n in tensors if n.startswith(BACKBONE + "transformer.layer.")}
+    config.n_layers = len(layers)
+    config.hidden_dim = len(tensors[BACKBONE + "transformer.layer.0.ffn.lin1.weight"])
+    head = linear(tensors[PROJECTION], tensors.get(BIAS), config.dim, folder, PROJECTION)
+    backbone = DistilBertModel(config)
+    check_empty_text(files)
+    ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
+    fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, NAME)
+    cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
+    positions = config.max_position_embeddings
+    spec = EncoderSpec(
+        dim=len(tensors[PROJECTION]),
+        query=TextRules(cls, sep, positions - MASKS),
+        document=TextRules(cls, sep, positions),
+        expansion=Expansion(tokenizer.mask_token_id, attended=True, count=MASKS),
+        pad_id=tokenizer.pad_token_id,
+        skip_ids=(),
+        normalize=False,
+        similarity="dot",
+    )
+    return Built(spec, backbone, head, tensors)

@@ -1,0 +1,60 @@
+"""What every layout gives, and what they share in giving it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Built(NamedTuple):
+    """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
+
+    ``tensors`` are those that scores depend on, by name. ``assumed`` says in words what no file states.
+    """
+
+    spec: EncoderSpec
+    backbone: torch.nn.Module
+    head: torch.nn.Module
+    tensors: Mapping[str, torch.Tensor]
+    assumed: tuple[str, ...] = ()
+
+
+def fill(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], folder: Path, layout: str) -> None:
+    """Load ``weights``, all of them and no others, in float32. Raises CheckpointError."""
+    try:
+        result = module.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the tensors do not have the shapes of config.json: {error}") from None
+    if result.missing_keys or result.unexpected_keys:
+        raise CheckpointError(
+            f"{folder}: the tensors are not those of {layout}: missing {result.missing_keys[:5]}, unknown "
+            f"{result.unexpected_keys[:5]}"
+        )
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None, hidden: int, folder: Path, name: str) -> torch.nn.Module:
+    """The projection of hidden states by ``weight`` [dim, hidden] and ``bias`` [dim]. Raises CheckpointError."""
+    import torch
+
+    if weight.ndim != 2 or weight.shape[1] != hidden:
+        raise CheckpointError(f"{folder}: {name} has shape {list(weight.shape)}, expected [dim, {hidden}]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise CheckpointError(f"{folder}: the bias of {name} has shape {list(bias.shape)}, not [{len(weight)}]")
+    made = torch.nn.Linear(hidden, len(weight), bias=bias is not None, device="meta")
+    made.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    if bias is not None:
+        made.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
+    return made
+
+
+def check_lengths(folder: Path, lengths: Mapping[str, object], limit: int) -> None:
+    for key, length in lengths.items():
+        if type(length) is not int or not 4 <= length <= limit:
+            raise CheckpointError(f"{folder}: {key} must be 4 to {limit}, it is {length!r}")
