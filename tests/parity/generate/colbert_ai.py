@@ -11,7 +11,6 @@ query against every document. colbert-ai compiles a small C++ extension on its f
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ import torch
 from colbert.infra import ColBERTConfig
 from colbert.modeling.checkpoint import Checkpoint
 from colbert.modeling.colbert import colbert_score
+from golden import by_entry, sha256
 
 HERE = Path(__file__).resolve().parent
 BATCH = 8
@@ -50,15 +50,20 @@ def main() -> None:
     parser.add_argument("--golden", type=Path, default=HERE.parent / "golden", help="where to write")
     arguments = parser.parse_args()
     inputs = json.loads((HERE / "inputs.json").read_text(encoding="utf-8"))
-    torch.manual_seed(0)  # the checkpoint has no pooler; its unused weights are drawn at random
-    torch.set_num_threads(1)
-    checkpoint = Checkpoint(str(arguments.checkpoint), colbert_config=ColBERTConfig(), verbose=0)
-    other = {p.dtype for p in checkpoint.parameters()} - {torch.float32}
-    if other:
-        raise SystemExit(f"expected float32 weights only, found {other}")
+    checkpoint = load(arguments.checkpoint)
     queries, query_rows = encode_queries(checkpoint, inputs["queries"])
     documents, document_rows = encode_documents(checkpoint, inputs["documents"])
     write(arguments.golden, arguments.checkpoint, checkpoint, inputs, queries, documents, query_rows, document_rows)
+
+
+def load(folder: Path) -> Any:
+    torch.manual_seed(0)  # the starter has no pooler; its unused weights are drawn at random
+    torch.set_num_threads(1)
+    checkpoint = Checkpoint(str(folder), colbert_config=ColBERTConfig(), verbose=0)
+    other = {p.dtype for p in checkpoint.parameters()} - {torch.float32}
+    if other:
+        raise SystemExit(f"expected float32 weights only, found {other}")
+    return checkpoint
 
 
 def encode_queries(checkpoint: Any, texts: dict[str, str]) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
@@ -117,10 +122,8 @@ def write(
         "scores": score(query_rows, document_rows),
     }
     golden.mkdir(parents=True, exist_ok=True)
-    # One line per query, document and row of scores: a change can be read in a diff.
-    lines = [f" {json.dumps(k)}: {by_line(v) if isinstance(v, list) else json.dumps(v)}" for k, v in record.items()]
     path = golden / "starter_colbert_ai.json"
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    path.write_text(by_entry(record), encoding="utf-8")
     arrays = {}
     for kind, records, rows in (("queries", queries, query_rows), ("documents", documents, document_rows)):
         kept = set(inputs["rows_kept"][kind])
@@ -130,14 +133,6 @@ def write(
         arrays.update({f"{kind}:{i}": rows[i].numpy() for i, r in enumerate(records) if r["name"] in kept})
     np.savez(golden / "starter_colbert_ai.npz", allow_pickle=False, **arrays)
     print(f"{len(queries)} queries, {len(documents)} documents, rows of {len(arrays)}: {path}")
-
-
-def by_line(items: list[Any]) -> str:
-    return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in items) + "\n ]"
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":
