@@ -44,12 +44,14 @@ class Files:
     @cached_property
     def tokenizer(self) -> Any:
         """The fast tokenizer, which neither cuts nor pads."""
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, BertTokenizerFast
 
         if not any(map(self.has, TOKENIZERS)):  # transformers would make an empty one
             raise CheckpointError(f"{self.folder}: no tokenizer here; expected one of {', '.join(TOKENIZERS)}")
+        # a vocab.txt alone is of word pieces, whatever config.json calls the network
+        kind = BertTokenizerFast if self.has("vocab.txt") and not self.has("tokenizer.json") else AutoTokenizer
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
+            tokenizer = kind.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{self.folder}: no usable tokenizer: {error}") from None
         # A tokenizer.json may say how its texts were cut and padded in training; here the EncoderSpec alone says so.

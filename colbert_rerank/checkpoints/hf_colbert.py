@@ -40,6 +40,8 @@ def matches(files: Files) -> bool:
 def build(files: Files) -> Built:
     from transformers import BertConfig, BertModel
 
+    from colbert_rerank.checkpoints.alibi_bert import GATED, AlibiBert
+
     folder, tensors = files.folder, files.tensors
     if files.config.get("model_type", KIND) != KIND:
         raise CheckpointError(
@@ -49,7 +51,8 @@ def build(files: Files) -> Built:
     head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
     stated = files.json(METADATA, default={})
     spec = _spec(files, stated, len(tensors[PROJECTION]), config.max_position_embeddings)
-    backbone = BertModel(config, add_pooling_layer=False)
+    gated = BACKBONE + GATED in tensors  # jina-colbert-v1: config.json calls it "bert", too
+    backbone = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
     ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
     fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, f"an {NAME} checkpoint")
     assumed = [f"{key} = {value!r}" for key, value in DEFAULTS.items() if key not in stated]

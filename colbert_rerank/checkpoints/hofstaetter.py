@@ -16,6 +16,8 @@ BACKBONE = "bert_model."
 PROJECTION = "compressor.weight"
 BIAS = "compressor.bias"
 MASKS = 8
+# Of training, without the masks; the example cuts where the tokenizer does.
+QUERY_LENGTH, DOCUMENT_LENGTH = 30, 200
 
 
 def matches(files: Files) -> bool:
@@ -38,15 +40,15 @@ def build(files: Files) -> Built:
     ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
     fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, NAME)
     cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
-    positions = config.max_position_embeddings
     spec = EncoderSpec(
         dim=len(tensors[PROJECTION]),
-        query=TextRules(cls, sep, positions - MASKS),
-        document=TextRules(cls, sep, positions),
+        query=TextRules(cls, sep, QUERY_LENGTH),
+        document=TextRules(cls, sep, DOCUMENT_LENGTH),
         expansion=Expansion(tokenizer.mask_token_id, attended=True, count=MASKS),
         pad_id=tokenizer.pad_token_id,
         skip_ids=(),
         normalize=False,
         similarity="dot",
     )
-    return Built(spec, backbone, head, tensors)
+    assumed = f"lengths {QUERY_LENGTH} and {DOCUMENT_LENGTH}, and {config.n_heads} attention heads (DistilBERT's)"
+    return Built(spec, backbone, head, tensors, (assumed,))

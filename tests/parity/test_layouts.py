@@ -1,0 +1,87 @@
+"""Each layout gives what an independent implementation gives on the same weights: ids, rows, scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.maxsim import reference
+
+HERE = Path(__file__).parent
+# Rows of unit length agree to float32's last digits; sums over a query's tokens to a few more.
+ROW_TOLERANCE = 1e-5
+SCORE_TOLERANCE = 1e-4
+
+Rows = list[npt.NDArray[np.float32]]
+
+
+class Golden(NamedTuple):
+    """What a peer made of a checkpoint."""
+
+    encoder: Encoder
+    record: dict[str, Any]
+    rows: dict[str, npt.NDArray[np.float32]]
+
+    def texts(self, kind: str) -> list[str]:
+        return [record["text"] for record in self.record[kind]]
+
+
+NAMES = ["hf_colbert_bin", "hf_colbert_no_punct", "hofstaetter", "jina_v1"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    name = request.param
+    record = json.loads((HERE / "golden" / f"{name}.json").read_text(encoding="utf-8"))
+    with np.load(HERE / "golden" / f"{name}.npz") as archive:
+        rows = {key: archive[key] for key in archive.files}
+    return Golden(Encoder.load(str(HERE / "checkpoints" / name), device="cpu"), record, rows)
+
+
+@pytest.fixture(scope="module")
+def queries(golden: Golden) -> Rows:
+    return golden.encoder.encode_queries(golden.texts("queries"))
+
+
+@pytest.fixture(scope="module")
+def documents(golden: Golden) -> Rows:
+    return [rows.astype(np.float32) for rows in golden.encoder.encode_documents(golden.texts("documents"))]
+
+
+def test_it_was_recorded_from_these_files(golden: Golden) -> None:
+    for name, digest in golden.record["sha256"].items():
+        assert hashlib.sha256((HERE / "checkpoints" / name).read_bytes()).hexdigest() == digest
+
+
+def test_ids(golden: Golden) -> None:
+    for kind, tokenize in (
+        ("queries", golden.encoder.tokenize_queries),
+        ("documents", golden.encoder.tokenize_documents),
+    ):
+        for record, tokens in zip(golden.record[kind], tokenize(golden.texts(kind)), strict=True):
+            assert tokens.ids == record["ids"], record["name"]
+            assert tokens.attended == record["attended"], record["name"]
+
+
+@pytest.mark.parametrize("kind", ["queries", "documents"])
+def test_rows(golden: Golden, queries: Rows, documents: Rows, kind: str) -> None:
+    for i, rows in enumerate(queries if kind == "queries" else documents):
+        name, want = golden.record[kind][i]["name"], golden.rows[f"{kind}:{i}"]
+        scale = max(1.0, float(np.abs(want).max(initial=0)))  # of rows that are not normalised
+        np.testing.assert_allclose(rows / scale, want / scale, rtol=0, atol=ROW_TOLERANCE, err_msg=name, strict=True)
+
+
+def test_scores(golden: Golden, queries: Rows, documents: Rows) -> None:
+    spec = golden.encoder.checkpoint.spec
+    got = [[reference.maxsim(q, d, spec.similarity, spec.aggregation) for d in documents] for q in queries]
+    want = np.array(golden.record["scores"])
+    scale = max(1.0, float(np.abs(want[np.isfinite(want)]).max()) / 32)
+    np.testing.assert_allclose(np.array(got) / scale, want / scale, rtol=0, atol=SCORE_TOLERANCE)
+    assert np.ptp(want, axis=1).min() > 100 * SCORE_TOLERANCE, "scores that hardly vary could not fail"
