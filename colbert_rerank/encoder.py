@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.checkpoints import Checkpoint, load_checkpoint
+from colbert_rerank.checkpoints import AS_MEANT, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import NonFiniteError, UsageError
 
@@ -52,7 +52,9 @@ class Encoder:
     head: torch.nn.Module
 
     @staticmethod
-    def load(model: str | Checkpoint = "starter", *, device: str = "auto", dtype: str = "auto") -> Encoder:
+    def load(
+        model: str | Checkpoint = "starter", *, device: str = "auto", dtype: str = "auto", choices: Choices = AS_MEANT
+    ) -> Encoder:
         """Load ``model`` onto ``device`` ("auto", "cpu", "cuda", "cuda:1", "mps").
 
         ``dtype`` "auto" is fp32 on a CPU and fp16 on a GPU. Raises CheckpointError, and UsageError for a device that
@@ -60,7 +62,7 @@ class Encoder:
         """
         import torch
 
-        checkpoint = load_checkpoint(model) if isinstance(model, str) else model
+        checkpoint = load_checkpoint(model, choices) if isinstance(model, str) else model
         where = _device(device)
         if dtype == "auto":
             dtype = "fp32" if where.type == "cpu" else "fp16"

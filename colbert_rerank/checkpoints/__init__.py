@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbert_rerank.checkpoints import bge_m3, hf_colbert, hofstaetter
+from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter
 from colbert_rerank.checkpoints.files import Files
+from colbert_rerank.checkpoints.layout import AS_MEANT, Built, Choices, check_lengths
 from colbert_rerank.checkpoints.location import STARTER, locate
 from colbert_rerank.checkpoints.spec import EncoderSpec
 from colbert_rerank.errors import CheckpointError
@@ -21,9 +22,9 @@ from colbert_rerank.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["STARTER", "Checkpoint", "EncoderSpec", "load_checkpoint"]
+__all__ = ["AS_MEANT", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
 
-LAYOUTS = (hf_colbert, hofstaetter, bge_m3)
+LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, bge_m3)
 # Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
 PROBES = (
     "What is late interaction?",
@@ -53,36 +54,47 @@ class Checkpoint:
     assumed: tuple[str, ...] = ()
 
 
-def load_checkpoint(name: str = STARTER) -> Checkpoint:
+def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpoint:
     """Load ``starter``, a folder, or a hub name. Runs no code from the checkpoint.
 
     Raises CheckpointError where the folder holds no known layout, naming the tensors found.
     """
     files = Files(locate(name))
-    if not files.has("config.json"):
+    if not files.has("config.json") and not any(files.folder.glob(colbert_v1.DNN)):
         raise CheckpointError(f"{files.folder}: no config.json here, so this is not a checkpoint folder")
     layout = next((layout for layout in LAYOUTS if layout.matches(files)), None)
     if layout is None:
         tensors = files.tensors
         raise CheckpointError(
-            f"{files.folder}: no token projection ({hf_colbert.PROJECTION}) beside {hf_colbert.BACKBONE}* tensors; "
+            f"{files.folder}: no token projection ({bert_colbert.PROJECTION}) beside {bert_colbert.BACKBONE}* tensors; "
             f"found {len(tensors)} tensors, among them {sorted(tensors)[:3] + sorted(tensors)[-3:]}. "
             "A plain BERT or a dense retriever has no token projection and cannot be used."
         )
-    tokenizer = files.tokenizer
-    built = layout.build(files)
+    built = layout.build(files, choices)
     return Checkpoint(
         name=name,
         folder=files.folder,
         layout=layout.NAME,
-        spec=built.spec,
-        tokenizer=tokenizer,
+        spec=_chosen(built, files, choices),
+        tokenizer=built.tokenizer,
         backbone=built.backbone.eval(),
         head=built.head.eval(),
         tensor_hash=_tensor_hash(built.tensors),
-        tokenizer_hash=_tokenizer_hash(tokenizer),
+        tokenizer_hash=_tokenizer_hash(built.tokenizer),
         assumed=built.assumed,
     )
+
+
+def _chosen(built: Built, files: Files, choices: Choices) -> EncoderSpec:
+    """The rules as users want them, where they have a choice."""
+    spec = replace(built.spec, skip_before=choices.doc_skip == "before-encode")
+    lengths = {"query_length": choices.query_length, "document_length": choices.document_length}
+    check_lengths(files.folder, {key: n for key, n in lengths.items() if n is not None}, built.positions)
+    if choices.query_length:
+        spec = replace(spec, query=replace(spec.query, length=choices.query_length))
+    if choices.document_length:
+        spec = replace(spec, document=replace(spec.document, length=choices.document_length))
+    return spec
 
 
 def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -8,21 +8,21 @@ query's maxima are averaged.
 from __future__ import annotations
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, fill, linear
+from colbert_rerank.checkpoints.layout import Built, Choices, fill, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, TextRules
 from colbert_rerank.errors import CheckpointError
 
 NAME = "bge-m3"
 KIND = "xlm-roberta"
 HEAD = "colbert_linear.pt"
-LENGTH = 8192  # FlagEmbedding cuts at 512 unless it is told otherwise; the model reads this many
+LENGTH = 512  # FlagEmbedding's default
 
 
 def matches(files: Files) -> bool:
     return files.has(HEAD)
 
 
-def build(files: Files) -> Built:
+def build(files: Files, choices: Choices) -> Built:
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     folder, tokenizer = files.folder, files.tokenizer
@@ -38,11 +38,8 @@ def build(files: Files) -> Built:
     backbone = XLMRobertaModel(config, add_pooling_layer=False)
     ours = {n: t for n, t in files.tensors.items() if not n.startswith(("pooler.", "embeddings.position_ids"))}
     fill(backbone, ours, folder, NAME)
-    rules = TextRules(
-        (tokenizer.cls_token_id,),
-        (tokenizer.sep_token_id,),
-        min(LENGTH, config.max_position_embeddings - config.pad_token_id - 1),
-    )
+    positions = config.max_position_embeddings - config.pad_token_id - 1
+    rules = TextRules((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), min(LENGTH, positions))
     spec = EncoderSpec(
         dim=len(tensors["weight"]),
         query=rules,
@@ -55,6 +52,5 @@ def build(files: Files) -> Built:
         first_row=1,
     )
     named = {f"colbert_linear.{n}": t for n, t in tensors.items()}
-    return Built(
-        spec, backbone, head, ours | named, (f"at most {rules.length} tokens (FlagEmbedding's default is 512)",)
-    )
+    assumed = f"lengths {rules.length}, FlagEmbedding's default; the model reads {positions:,} tokens"
+    return Built(spec, tokenizer, positions, backbone, head, ours | named, (assumed,))

@@ -30,6 +30,10 @@ class Files:
     def config(self) -> dict[str, Any]:
         return self.json("config.json")
 
+    @property
+    def has_weights(self) -> bool:
+        return any(self.has(name + more) for name in (SAFETENSORS, PICKLED) for more in ("", INDEX))
+
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors of the model's weights, by name; safetensors before pickles."""

@@ -6,9 +6,9 @@ Rules from the authors' minimal_colbert_usage_example.ipynb: no markers; 8 [MASK
 
 from __future__ import annotations
 
+from colbert_rerank.checkpoints.bert_colbert import check_empty_text
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.hf_colbert import check_empty_text
-from colbert_rerank.checkpoints.layout import Built, fill, linear
+from colbert_rerank.checkpoints.layout import Built, Choices, fill, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 
 NAME = "ColBERT of Hofstätter et al."
@@ -21,10 +21,12 @@ QUERY_LENGTH, DOCUMENT_LENGTH = 30, 200
 
 
 def matches(files: Files) -> bool:
-    return PROJECTION in files.tensors and any(name.startswith(BACKBONE) for name in files.tensors)
+    return (
+        files.has_weights and PROJECTION in files.tensors and any(name.startswith(BACKBONE) for name in files.tensors)
+    )
 
 
-def build(files: Files) -> Built:
+def build(files: Files, choices: Choices) -> Built:
     from transformers import DistilBertConfig, DistilBertModel
 
     folder, tensors, tokenizer = files.folder, files.tensors, files.tokenizer
@@ -36,7 +38,7 @@ def build(files: Files) -> Built:
     config.hidden_dim = len(tensors[BACKBONE + "transformer.layer.0.ffn.lin1.weight"])
     head = linear(tensors[PROJECTION], tensors.get(BIAS), config.dim, folder, PROJECTION)
     backbone = DistilBertModel(config)
-    check_empty_text(files)
+    check_empty_text(folder, tokenizer)
     ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
     fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, NAME)
     cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
@@ -51,4 +53,4 @@ def build(files: Files) -> Built:
         similarity="dot",
     )
     assumed = f"lengths {QUERY_LENGTH} and {DOCUMENT_LENGTH}, and {config.n_heads} attention heads (DistilBERT's)"
-    return Built(spec, backbone, head, tensors, (assumed,))
+    return Built(spec, tokenizer, config.max_position_embeddings, backbone, head, tensors, (assumed,))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from colbert_rerank.checkpoints.spec import EncoderSpec
 from colbert_rerank.errors import CheckpointError
@@ -13,13 +14,29 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What users may decide where a checkpoint leaves it open, and the lengths against what it says."""
+
+    query_length: int | None = None  # tokens, special ones included
+    document_length: int | None = None
+    doc_skip: Literal["after-encode", "before-encode"] = "after-encode"
+    base: str = ""  # where tokenizer and config.json are, of weights that come without
+
+
+AS_MEANT = Choices()
+
+
 class Built(NamedTuple):
     """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
 
-    ``tensors`` are those that scores depend on, by name. ``assumed`` says in words what no file states.
+    ``positions`` is the longest text the network reads, in tokens; ``tensors`` are those that scores depend on, by
+    name; ``assumed`` says in words what no file states.
     """
 
     spec: EncoderSpec
+    tokenizer: Any
+    positions: int
     backbone: torch.nn.Module
     head: torch.nn.Module
     tensors: Mapping[str, torch.Tensor]

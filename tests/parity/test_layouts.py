@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from colbert_rerank.checkpoints import Choices
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import reference
 
@@ -33,16 +34,28 @@ class Golden(NamedTuple):
         return [record["text"] for record in self.record[kind]]
 
 
-NAMES = ["hf_colbert_bin", "hf_colbert_no_punct", "hofstaetter", "jina_v1"]
+BASE = str(HERE / "checkpoints" / "colbert_v1_dnn_base")
+# golden -> where its checkpoint is, and what is chosen
+CASES: dict[str, tuple[str, Choices]] = {
+    "hf_colbert_bin": ("hf_colbert_bin", Choices()),
+    "hf_colbert_no_punct": ("hf_colbert_no_punct", Choices()),
+    "colbert_v1_minilm_mask_punctuation": ("colbert_v1_minilm", Choices()),
+    "colbert_v1_dnn_l2": ("colbert_v1_dnn_l2", Choices(base=BASE)),
+    "colbert_v1_dnn_cosine": ("colbert_v1_dnn_cosine", Choices(base=BASE)),
+    "hofstaetter": ("hofstaetter", Choices()),
+    "jina_v1": ("jina_v1", Choices()),
+}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=CASES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     name = request.param
+    folder, choices = CASES[name]
     record = json.loads((HERE / "golden" / f"{name}.json").read_text(encoding="utf-8"))
     with np.load(HERE / "golden" / f"{name}.npz") as archive:
         rows = {key: archive[key] for key in archive.files}
-    return Golden(Encoder.load(str(HERE / "checkpoints" / name), device="cpu"), record, rows)
+    encoder = Encoder.load(str(HERE / "checkpoints" / folder), device="cpu", choices=choices)
+    return Golden(encoder, record, rows)
 
 
 @pytest.fixture(scope="module")

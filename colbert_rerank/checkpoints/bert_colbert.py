@@ -1,0 +1,105 @@
+"""What the layouts of the ColBERT code share: ``bert.*`` tensors, ``linear.weight`` [dim, hidden] without bias.
+
+The rules are those of the authors' code, v1 and v2 alike (colbert/modeling): the marker stands at position 1; a query
+is filled with [MASK] to its length; document rows of punctuation may be dropped; vectors are L2-normalised.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from colbert_rerank.checkpoints.files import Files
+from colbert_rerank.checkpoints.layout import Built, check_lengths, fill, linear
+from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
+from colbert_rerank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+KIND = "bert"
+BACKBONE = "bert."
+PROJECTION = "linear.weight"
+# Tensors that other tasks of the same backbone leave behind; the authors' code ignores them as well.
+IGNORED = ("cls.", "bert.pooler.", "bert.embeddings.position_ids")
+
+
+def is_bert_colbert(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return PROJECTION in tensors and any(name.startswith(BACKBONE) for name in tensors)
+
+
+def build(
+    files: Files,
+    tensors: Mapping[str, torch.Tensor],
+    base: Files,
+    settings: Mapping[str, Any],
+    markers: tuple[int, int],
+    layout: str,
+    assumed: tuple[str, ...],
+) -> Built:
+    """From ``tensors`` of ``files``; tokenizer and config.json are those of ``base``, ``settings`` as colbert-ai names
+    them: query_maxlen, doc_maxlen, mask_punctuation, attend_to_mask_tokens, similarity."""
+    from transformers import BertConfig, BertModel
+
+    from colbert_rerank.checkpoints.alibi_bert import GATED, AlibiBert
+
+    folder = files.folder
+    if base.config.get("model_type", KIND) != KIND:
+        raise CheckpointError(
+            f"{folder}: config.json says model_type {base.config['model_type']!r}, {BACKBONE}* needs {KIND!r}"
+        )
+    config = BertConfig.from_pretrained(base.folder)
+    head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
+    spec = _spec(files, base.tokenizer, settings, markers, len(tensors[PROJECTION]), config.max_position_embeddings)
+    gated = BACKBONE + GATED in tensors  # jina-colbert-v1: config.json calls it "bert", too
+    backbone = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
+    ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
+    fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, layout)
+    return Built(spec, base.tokenizer, config.max_position_embeddings, backbone, head, tensors, assumed)
+
+
+def _spec(
+    files: Files, tokenizer: Any, settings: Mapping[str, Any], markers: tuple[int, int], dim: int, positions: int
+) -> EncoderSpec:
+    folder = files.folder
+    if settings["similarity"] not in ("cosine", "l2"):
+        raise CheckpointError(f"{folder}: unknown similarity {settings['similarity']!r}, expected cosine or l2")
+    if settings.get("dim", dim) != dim:
+        raise CheckpointError(f"{folder}: dim is said to be {settings['dim']}, {PROJECTION} has {dim}")
+    check_lengths(folder, {key: settings[key] for key in ("query_maxlen", "doc_maxlen")}, positions)
+    check_empty_text(folder, tokenizer)
+    cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
+    skip = punctuation(tokenizer) if settings["mask_punctuation"] else set()
+    return EncoderSpec(
+        dim=dim,
+        query=TextRules((*cls, markers[0]), sep, settings["query_maxlen"]),
+        document=TextRules((*cls, markers[1]), sep, settings["doc_maxlen"]),
+        expansion=Expansion(tokenizer.mask_token_id, attended=bool(settings["attend_to_mask_tokens"])),
+        pad_id=tokenizer.pad_token_id,
+        # the authors' code drops the padding id wherever it stands, as it does punctuation
+        skip_ids=tuple(sorted(skip | {tokenizer.pad_token_id})),
+        normalize=True,
+        similarity=settings["similarity"],
+    )
+
+
+def check_empty_text(folder: object, tokenizer: Any) -> None:
+    """Raises CheckpointError where the tokenizer does not put a text between [CLS] and [SEP]."""
+    rendered = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids
+    if rendered != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
+        raise CheckpointError(f"{folder}: the tokenizer renders an empty text as {rendered}, expected [CLS] [SEP]")
+
+
+def marker(folder: object, tokenizer: Any, token: object) -> int:
+    """The id of a marker's token. Raises CheckpointError where the vocabulary lacks it."""
+    found = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
+    if found is None or found == tokenizer.unk_token_id:
+        raise CheckpointError(f"{folder}: the marker {token!r} is not in the tokenizer's vocabulary")
+    return int(found)
+
+
+def punctuation(tokenizer: Any) -> set[int]:
+    """The first id of each ASCII punctuation mark, as the authors' skip list has it."""
+    encode = tokenizer.backend_tokenizer.encode
+    return {int(encode(symbol, add_special_tokens=False).ids[0]) for symbol in string.punctuation}

@@ -1,0 +1,87 @@
+"""Weights of the ColBERT v1 code: converted (vespa-engine's col-minilm, colbert-medium), or as training left them.
+
+Rules from the branch colbertv1 of the authors' repository (colbert/modeling, colbert/utils/parser.py). A ``.dnn`` file
+(vjeronymo2/mColBERT) holds the state of training, its arguments among it, and neither tokenizer nor config.json: they
+are those of the model that was trained. v1 looks its markers up as [unused0] and [unused1]; a vocabulary without the
+first makes [UNK] of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from colbert_rerank.checkpoints import bert_colbert
+from colbert_rerank.checkpoints.files import Files
+from colbert_rerank.checkpoints.hf_colbert import METADATA
+from colbert_rerank.checkpoints.layout import Built, Choices
+from colbert_rerank.checkpoints.location import locate
+from colbert_rerank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "ColBERT v1"
+DNN = "**/*.dnn"
+MARKERS = ("[unused0]", "[unused1]")
+DEFAULTS: dict[str, Any] = {
+    "query_maxlen": 32,
+    "doc_maxlen": 180,
+    "mask_punctuation": True,
+    "similarity": "cosine",
+    "attend_to_mask_tokens": False,  # v1 has no such choice
+}
+# By the size of its vocabulary, the model that a .dnn was trained from.
+BASES = {105879: "google-bert/bert-base-multilingual-uncased", 30522: "google-bert/bert-base-uncased"}
+
+
+def matches(files: Files) -> bool:
+    if not files.has_weights:
+        return any(files.folder.glob(DNN))
+    return (
+        bert_colbert.is_bert_colbert(files.tensors)
+        and files.config.get("architectures") == ["ColBERT"]
+        and not files.has(METADATA)
+    )
+
+
+def build(files: Files, choices: Choices) -> Built:
+    if files.has_weights:
+        stated: dict[str, Any] = {}
+        tensors, where = files.tensors, files
+    else:
+        tensors, stated = _training_state(files)
+        where = Files(locate(choices.base or _base(files, tensors)))
+    assumed = [f"{key} = {value!r}, v1's usage" for key, value in DEFAULTS.items() if key not in stated]
+    ids = [where.tokenizer.convert_tokens_to_ids(token) for token in MARKERS]
+    if where is not files:
+        assumed.append(f"tokenizer and config.json of {where.folder.name}; markers {MARKERS} are the ids {ids}")
+    return bert_colbert.build(
+        files, tensors, where, DEFAULTS | stated, (ids[0], ids[1]), f"a {NAME} checkpoint", tuple(assumed)
+    )
+
+
+def _training_state(files: Files) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The model's tensors in the one ``.dnn`` file, without the optimizer's, and what its arguments state."""
+    found = sorted(files.folder.glob(DNN))
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(files.folder)) for path in found[:3])
+        raise CheckpointError(f"{files.folder}: {len(found)} .dnn files ({names}); give the folder of one of them")
+    state = files.unpickle(str(found[0].relative_to(files.folder)))
+    try:
+        tensors = {name.removeprefix("module."): tensor for name, tensor in state["model_state_dict"].items()}
+        arguments = dict(state.get("arguments") or {})
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise CheckpointError(f"{found[0]}: not what ColBERT v1 saves in training: no model_state_dict") from None
+    if not bert_colbert.is_bert_colbert(tensors):
+        raise CheckpointError(f"{found[0]}: no {bert_colbert.PROJECTION} beside {bert_colbert.BACKBONE}* tensors")
+    return tensors, {key: arguments[key] for key in DEFAULTS if key in arguments}
+
+
+def _base(files: Files, tensors: dict[str, torch.Tensor]) -> str:
+    size = len(tensors[bert_colbert.BACKBONE + "embeddings.word_embeddings.weight"])
+    if size not in BASES:
+        raise CheckpointError(
+            f"{files.folder}: it has no tokenizer, and {size:,} word pieces are of no model known here. Give the model "
+            "it was trained from: --base NAME"
+        )
+    return BASES[size]
