@@ -90,8 +90,8 @@ class RunsCode:
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "no-config": (take("config.json"), "no config.json here, so this is not a checkpoint folder"),
-    "config-not-json": (put("config.json", b"{"), "not a valid JSON"),
-    "config-not-an-object": (put("config.json", b"[]"), "model: no usable tokenizer: .* must be a mapping, not list"),
+    "config-not-json": (put("config.json", b"{"), "config.json: cannot be read as JSON"),
+    "config-not-an-object": (put("config.json", b"[]"), "config.json: expected a JSON object"),
     "config-of-another-network": (state("config.json", model_type="gpt2"), "config.json says model_type 'gpt2'"),
     "no-weights": (take("model.safetensors"), "no model.safetensors and no pytorch_model.bin here"),
     "no-projection": (
@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "projection-of-another-size": (
         tensors(lambda t: t.update({"linear.weight": torch.ones(8, HIDDEN)})),
-        "artifact.metadata says dim 16, linear.weight has 8",
+        "dim is said to be 16, linear.weight has 8",
     ),
     "projection-with-a-bias": (
         tensors(lambda t: t.update({"linear.bias": torch.ones(DIM)})),
@@ -155,12 +155,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "document-marker-unknown": (state("artifact.metadata", doc_token_id="[D]"), r"the marker '\[D\]' is not in"),
     "marker-null": (state("artifact.metadata", query_token_id=None), "the marker None is not in"),
     "marker-a-number": (state("artifact.metadata", doc_token_id=2), "the marker 2 is not in"),
-    "dimension-differs": (state("artifact.metadata", dim=128), "says dim 128, linear.weight has 16"),
+    "dimension-differs": (state("artifact.metadata", dim=128), "dim is said to be 128, linear.weight has 16"),
     "length-a-string": (state("artifact.metadata", query_maxlen="32"), "query_maxlen must be 4 to 128, it is '32'"),
     "length-too-short": (state("artifact.metadata", doc_maxlen=3), "doc_maxlen must be 4 to 128, it is 3"),
     "length-past-the-positions": (state("artifact.metadata", doc_maxlen=129), "doc_maxlen must be 4 to 128"),
     "length-null": (state("artifact.metadata", doc_maxlen=None), "doc_maxlen must be 4 to 128, it is None"),
-    "another-similarity": (state("artifact.metadata", similarity="l1"), "unknown similarity 'l1' in artifact"),
+    "another-similarity": (
+        state("artifact.metadata", similarity="l1"),
+        "unknown similarity 'l1', expected cosine or l2",
+    ),
 }
 
 
