@@ -11,7 +11,7 @@ from colbert_rerank.errors import CheckpointError
 
 STARTER = "starter"
 # Weights, configuration and tokenizer; never code.
-HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "artifact.metadata"]
+HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.dnn", "colbert_linear.pt", "artifact.metadata"]
 
 
 def locate(name: str) -> Path:
