@@ -130,6 +130,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         tensors(lambda t: t.update({DENSE.replace("layer.0", "layer.2"): torch.ones(3, 3)})),
         r"missing \[\], unknown \['encoder.layer.2.output.dense.weight'\]",
     ),
+    "backbone-tensor-without-its-prefix": (
+        tensors(lambda t: t.update({DENSE.removeprefix("bert."): torch.ones_like(t[DENSE])})),
+        r"missing \[\], unknown \['encoder.layer.0.output.dense.weight'\]",
+    ),
     "stray-tensor": (
         tensors(lambda t: t.update({"classifier.weight": torch.ones(2)})),
         r"missing \[\], unknown \['classifier.weight'\]",

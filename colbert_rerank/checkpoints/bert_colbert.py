@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, check_lengths, fill, linear
+from colbert_rerank.checkpoints.layout import Built, check_lengths, fill, holds, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError
 
@@ -26,7 +26,7 @@ IGNORED = ("cls.", "bert.pooler.", "bert.embeddings.position_ids")
 
 
 def is_bert_colbert(tensors: Mapping[str, torch.Tensor]) -> bool:
-    return PROJECTION in tensors and any(name.startswith(BACKBONE) for name in tensors)
+    return holds(tensors, PROJECTION, BACKBONE)
 
 
 def build(
@@ -55,7 +55,7 @@ def build(
     gated = BACKBONE + GATED in tensors  # jina-colbert-v1: config.json calls it "bert", too
     backbone = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
     ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
-    fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, layout)
+    fill(backbone, ours, folder, layout, BACKBONE)
     return Built(spec, base.tokenizer, config.max_position_embeddings, backbone, head, tensors, assumed)
 
 

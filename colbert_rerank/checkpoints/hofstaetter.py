@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from colbert_rerank.checkpoints.bert_colbert import check_empty_text
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, Choices, fill, linear
+from colbert_rerank.checkpoints.layout import Built, Choices, fill, holds, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 
 NAME = "ColBERT of Hofstätter et al."
@@ -21,9 +21,7 @@ QUERY_LENGTH, DOCUMENT_LENGTH = 30, 200
 
 
 def matches(files: Files) -> bool:
-    return (
-        files.has_weights and PROJECTION in files.tensors and any(name.startswith(BACKBONE) for name in files.tensors)
-    )
+    return files.has_weights and holds(files.tensors, PROJECTION, BACKBONE)
 
 
 def build(files: Files, choices: Choices) -> Built:
@@ -40,7 +38,7 @@ def build(files: Files, choices: Choices) -> Built:
     backbone = DistilBertModel(config)
     check_empty_text(folder, tokenizer)
     ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
-    fill(backbone, {n.removeprefix(BACKBONE): t for n, t in ours.items()}, folder, NAME)
+    fill(backbone, ours, folder, NAME, BACKBONE)
     cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
     spec = EncoderSpec(
         dim=len(tensors[PROJECTION]),

@@ -43,16 +43,25 @@ class Built(NamedTuple):
     assumed: tuple[str, ...] = ()
 
 
-def fill(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], folder: Path, layout: str) -> None:
-    """Load ``weights``, all of them and no others, in float32. Raises CheckpointError."""
+def holds(tensors: Mapping[str, torch.Tensor], projection: str, backbone: str) -> bool:
+    """Whether there is this projection beside tensors of a backbone with this prefix."""
+    return projection in tensors and any(name.startswith(backbone) for name in tensors)
+
+
+def fill(
+    module: torch.nn.Module, weights: Mapping[str, torch.Tensor], folder: Path, layout: str, prefix: str = ""
+) -> None:
+    """Load ``weights``, named with ``prefix``, all of them and no others, in float32. Raises CheckpointError."""
+    stray = sorted(name for name in weights if not name.startswith(prefix))
+    ours = {n.removeprefix(prefix): t.float() for n, t in weights.items() if n.startswith(prefix)}
     try:
-        result = module.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+        result = module.load_state_dict(ours, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the tensors do not have the shapes of config.json: {error}") from None
-    if result.missing_keys or result.unexpected_keys:
+    if stray or result.missing_keys or result.unexpected_keys:
         raise CheckpointError(
             f"{folder}: the tensors are not those of {layout}: missing {result.missing_keys[:5]}, unknown "
-            f"{result.unexpected_keys[:5]}"
+            f"{(stray + result.unexpected_keys)[:5]}"
         )
 
 
