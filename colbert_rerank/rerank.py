@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -102,11 +103,11 @@ class Reranker:
     ) -> list[ScoredDoc]:
         """Order ``candidates``, (document id, first-stage score) in first-stage order, by MaxSim with ``query``.
 
-        Returns them best first, with finite scores. That they come from the index the store was made from is for the
-        caller to know (`check_origin` compares the two). Raises InputError for an empty query or a candidate given
-        twice.
+        Returns them best first, with finite scores; of those with ``scored`` false only the place means anything.
+        That they come from the index the store was made from is for the caller to know (`check_origin` compares the
+        two). Raises InputError for an empty query, and for a candidate that is given twice or is no such pair.
         """
-        return self._rank(Query("", query), [ScoredDoc("", d, s) for d, s in candidates], fetch)
+        return self._rank(Query("", query), [_candidate(c) for c in candidates], fetch)
 
     def run(
         self, queries: Sequence[Query], candidates: Candidates, k: int, *, allow_other_index: bool = False
@@ -127,9 +128,8 @@ class Reranker:
 
     def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
         ids = [c.doc_id for c in first_stage]
-        _check_query(query, ids)
-        if self.interpolate is not None:
-            _check_finite(query, first_stage)
+        _check_text(query)
+        _check_candidates(query, first_stage)
         self.report.queries += 1
         self.report.candidates += len(ids)
         if not ids:
@@ -224,7 +224,7 @@ class Reranker:
             lowest = ranked[-1].score if ranked else 0.0
             for i, position in enumerate(np.flatnonzero(~np.isfinite(scores)).tolist()):
                 score = rounded_score(lowest - UNSCORED_GAP - i * UNSCORED_STEP)
-                ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score))
+                ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score, scored=False))
         return ranked
 
     def _timed(self, stage: str) -> _Timer:
@@ -254,14 +254,6 @@ def _named(query: Query) -> str:
     return f"query {query.query_id!r}" if query.query_id else "query"
 
 
-def _check_finite(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
-    for _, doc_id, score in first_stage:
-        if not math.isfinite(score):
-            raise InputError(
-                f"{_named(query)}: candidate {doc_id!r} has the first-stage score {score}; interpolation needs numbers"
-            )
-
-
 def _check_text(query: Query) -> None:
     if not query.text.strip():
         raise InputError(f"{_named(query)} is empty; give it some text")
@@ -271,11 +263,25 @@ def _check_text(query: Query) -> None:
         raise InputError(f"{_named(query)} is not text that UTF-8 can hold: {query.text!a}") from None
 
 
-def _check_query(query: Query, ids: Sequence[str]) -> None:
-    _check_text(query)
-    if len(set(ids)) < len(ids):
-        twice = next(i for i, n in Counter(ids).items() if n > 1)
-        raise InputError(f"{_named(query)}: candidate {twice!r} is given twice")
+def _candidate(pair: tuple[str, float]) -> ScoredDoc:
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise InputError(f"the candidate {pair!r:.100} is no pair of a document id and a first-stage score")
+    return ScoredDoc("", *pair)
+
+
+def _check_candidates(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
+    given: Sequence[tuple[str, object, object, bool]] = first_stage  # by callers that no type checker has seen
+    for _, doc_id, score, _ in given:
+        if not isinstance(doc_id, str):
+            raise InputError(f"{_named(query)}: the candidate id {doc_id!r:.100} is not a string, as ids are")
+        if not isinstance(score, Real) or not math.isfinite(score):
+            raise InputError(
+                f"{_named(query)}: candidate {doc_id!r} has the first-stage score {score!r:.100}, not a finite number. "
+                "Where a search was sorted by a field and gave none, pass minus the rank"
+            )
+    ids = Counter(c.doc_id for c in first_stage)
+    if len(ids) < len(first_stage):
+        raise InputError(f"{_named(query)}: candidate {ids.most_common(1)[0][0]!r} is given twice")
 
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -109,7 +109,7 @@ def read_run(path: str) -> Iterator[ScoredDoc]:
     """The rows of a TREC run (``query Q0 document rank score tag``) in the order of the file.
 
     As trec_eval does, the rank is not read: the score says the order. Raises InputError for a malformed line, a score
-    that is not finite, and a document that stands twice under one query.
+    that is not finite, a document that stands twice under one query, and a run without rows.
     """
     name = shown_name(path)
     seen = IdSet()
@@ -130,6 +130,8 @@ def read_run(path: str) -> Iterator[ScoredDoc]:
         if not seen.add(f"{query_id}\0{doc_id}"):
             raise InputError(f"document {doc_id!r} stands twice under query {query_id!r}", where=where)
         yield ScoredDoc(query_id, doc_id, score)
+    if not len(seen):
+        raise InputError("no rows in this run", where=name)
 
 
 def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:

@@ -26,9 +26,12 @@ class Query(NamedTuple):
 
 
 class ScoredDoc(NamedTuple):
+    """``scored`` is false where the re-ranker had no vectors, and ``score`` only keeps the document in its place."""
+
     query_id: str
     doc_id: str
     score: float
+    scored: bool = True
 
 
 class Qrel(NamedTuple):

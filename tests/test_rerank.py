@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_unscored_documents_follow_in_first_stage_order_with_finite_scores(store
     scored, unscored = ranked[: len(FIRST)], ranked[len(FIRST) :]
     assert scored == reranker.rerank("tides", FIRST)
     assert [d.doc_id for d in unscored] == ["x0", "x1", "x2", "x3", "x4"]
+    assert {d.scored for d in scored} == {True}
+    assert {d.scored for d in unscored} == {False}, "their scores mean nothing, and callers must be able to see it"
     lowest = scored[-1].score
     assert [d.score for d in unscored] == [rounded_score(lowest - 1 - i * 0.001) for i in range(5)]
     assert ranked == in_order(ranked)
@@ -294,12 +297,32 @@ def test_interpolation_of_one_scored_document(store: Store, tiny_encoder: Encode
     assert [(d.doc_id, d.score) for d in ranked] == [("d0", 0.0), ("x", -1.0)]
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf], ids=str)
-def test_interpolation_needs_finite_scores(store: Store, tiny_encoder: Encoder, score: float) -> None:
-    odd = [("d0", 1.0), ("d1", score)]
-    with pytest.raises(InputError, match=f"candidate 'd1' has the first-stage score {score}"):
-        Reranker(store, tiny_encoder, interpolate=0.5).rerank("tides", odd)
-    assert len(Reranker(store, tiny_encoder).rerank("tides", odd)) == 2, "without interpolation it is not looked at"
+BAD_CANDIDATES: dict[str, tuple[Any, str]] = {
+    "nan": (("d1", math.nan), "candidate 'd1' has the first-stage score nan, not a finite number"),
+    "infinite": (("d1", -math.inf), "candidate 'd1' has the first-stage score -inf, not"),
+    "of-a-search-sorted-by-a-field": (("d1", None), "first-stage score None, .*pass minus the rank"),
+    "score-as-text": (("d1", "2.5"), "first-stage score '2.5', not"),
+    "id-of-a-number": ((45638119, 1.0), "query: the candidate id 45638119 is not a string"),
+    "ids-alone": ("d1", "the candidate 'd1' is no pair"),
+    "a-triple": (("d1", 1.0, "text"), "is no pair of a document id and a first-stage score"),
+    "a-hit": ({"_id": "d1", "_score": 1.0}, "is no pair"),
+    "turned-round": ((1.0, "d1"), "the candidate id 1.0 is not a string"),
+}
+
+
+@pytest.mark.parametrize(("candidate", "message"), BAD_CANDIDATES.values(), ids=BAD_CANDIDATES)
+def test_what_is_no_candidate_is_refused(store: Store, tiny_encoder: Encoder, candidate: Any, message: str) -> None:
+    for interpolate in (None, 0.5):
+        reranker = Reranker(store, tiny_encoder, interpolate=interpolate)
+        with pytest.raises(InputError, match=message):
+            reranker.rerank("tides", [("d0", 1.0), candidate])
+        assert reranker.report.queries == 0
+
+
+def test_candidates_are_pairs_of_any_kind(store: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(store, tiny_encoder)
+    kinds: list[Any] = [["d0", 3], ("d1", np.float32(2.0)), ScoredDoc("q", "d2", 1.0)[1:3]]
+    assert reranker.rerank("tides", kinds) == reranker.rerank("tides", [("d0", 3.0), ("d1", 2.0), ("d2", 1.0)])
 
 
 @pytest.mark.parametrize("query", ["", " \n\t", "\u3000"], ids=["empty", "blank", "wide-space"])

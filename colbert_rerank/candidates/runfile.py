@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
-from colbert_rerank.errors import InputError, UsageError
+from colbert_rerank.errors import UsageError
 from colbert_rerank.trec import as_trec_eval_ranks, read_run
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 
@@ -21,8 +21,11 @@ class RunCandidates:
         for row in read_run(path):
             self._ids.setdefault(row.query_id, []).append(row.doc_id)
             self._scores.setdefault(row.query_id, array("d")).append(row.score)
-        if not self._ids:
-            raise InputError("no rows in this run", where=path)
+
+    @property
+    def query_ids(self) -> Set[str]:
+        """The queries that the run has rows of."""
+        return self._ids.keys()
 
     @property
     def origin(self) -> Origin | None:

@@ -84,6 +84,7 @@ def rerank(
                         "rank": rank,
                         "doc_id": document.doc_id,
                         "score": document.score,
+                        "scored": document.scored,
                         "first_stage_rank": before,
                         "first_stage_score": score,
                     },
@@ -95,7 +96,13 @@ def rerank(
     # between the fields a mark, so that a title does not run into the text
     texts = _texts(candidates, shown, opened.manifest.recipe._replace(separator=" | "))
     rows = [
-        [str(rank), d.doc_id, f"{d.score:.6f}", str(was[d.doc_id][0]), texts.get(d.doc_id, "")]
+        [
+            str(rank),
+            d.doc_id,
+            f"{d.score:.6f}" if d.scored else "unscored",
+            str(was[d.doc_id][0]),
+            texts.get(d.doc_id, ""),
+        ]
         for rank, d in enumerate(shown, start=1)
     ]
     table("", ["rank", "id", "score", "first stage", "text"], rows, left=(1, 4))

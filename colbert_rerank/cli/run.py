@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ from colbert_rerank.cli.options import (
     ranking_options,
     refuse,
 )
-from colbert_rerank.cli.output import figures, output_options, say, table
+from colbert_rerank.cli.output import figures, output_options, say, table, warn
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.cli.report import describe, warn_of_coverage
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from colbert_rerank.types import Candidates, ScoredDoc
+    from colbert_rerank.types import Candidates, Query, ScoredDoc
 
 
 @click.command(cls=Command)
@@ -78,12 +78,13 @@ def run(
 
     if [topics, qrels, candidates].count("-") > 1:
         raise UsageError("only one of --topics, --qrels and --candidates can be read from stdin")
+    _check_output(output, {"--topics": topics, "--qrels": qrels, "--candidates": candidates}, store)
     names = parse_measures(measures)
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store)
-    found = _read_run(candidates, missing) if candidates is not None else first_stage.open(opened, server)
+    found = _read_run(candidates, queries, missing) if candidates is not None else first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
 
     def rows() -> Iterator[ScoredDoc]:
@@ -96,7 +97,12 @@ def run(
                 update(done)
                 yield from ranking.ranked
         report = reranker.report
-        if report.candidates and not report.scored:
+        if not report.candidates:
+            raise InputError(
+                f"the first stage found no candidate for any of the {len(queries):,} topics, so no run is written. Is "
+                "it the index (and are these the fields) that they are meant for?"
+            )
+        if not report.scored:
             raise StoreMismatchError(
                 f"{store}: none of the {report.candidates:,} candidates has vectors in this store, so nothing was "
                 "re-ranked and no run is written. Are their ids those of the documents that were ingested?"
@@ -112,11 +118,34 @@ def run(
         table("", ["", *names], [[name, *figures(result.mean)] for name, result in results.items()], err=to_stdout)
 
 
-def _read_run(path: str, missing: str) -> Candidates:
-    """The first stage that a run file is."""
+def _check_output(output: str, inputs: Mapping[str, str | None], store: Path) -> None:
+    """Raises UsageError where the run would take the place of what it is made from."""
+    target = Path(output).resolve()
+    if output == "-":
+        return
+    for option, name in inputs.items():
+        if name and name != "-" and Path(name).is_file() and Path(name).resolve() == target:
+            raise UsageError(f"--output {output} is the file of {option}, and would replace it; name another file")
+    if target.is_relative_to(store.resolve()):
+        raise UsageError(f"--output {output} lies in the store {store}; write the run somewhere else")
+
+
+def _read_run(path: str, queries: Sequence[Query], missing: str) -> Candidates:
+    """The first stage that a run file is, for these queries."""
     from colbert_rerank.candidates.runfile import RunCandidates
 
     refuse(("bm25", "opensearch", *ONLY_OPENSEARCH), "the candidates come from --candidates; choose one first stage")
     if missing == "encode":
         raise UsageError("--missing encode: the run in --candidates holds ids and no texts; choose another --missing")
-    return RunCandidates(path)
+    found = RunCandidates(path)
+    asked = {query.query_id for query in queries}
+    others = found.query_ids - asked
+    if len(others) == len(found.query_ids):
+        raise InputError(
+            f"{path}: the run is of other topics: it has rows of {min(others)!r}, and the topics begin with "
+            f"{queries[0].query_id!r}; not one is in both"
+        )
+    if others:
+        noun = "query" if len(others) == 1 else "queries"
+        warn(f"{len(others):,} {noun} of {path} not among the topics, left out", not_in_topics=len(others))
+    return found

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from colbert_rerank.rerank import Ranking
-    from colbert_rerank.types import Candidates, Document
+    from colbert_rerank.types import Candidates, Document, ScoredDoc
 
 INDEX = "colbert-rerank-demo"
 EXAMPLE_DEPTH = 5
@@ -151,10 +151,10 @@ def _example(title: str, ranking: Ranking, gain: float, relevant: set[tuple[str,
     wanted = sorted({d.doc_id for shown in lists for d in shown})
     titles = {d.doc_id: _title(d) for d in candidates.fetch(wanted)}
 
-    def cell(shown: Sequence[tuple[str, str, float]], rank: int) -> str:
+    def cell(shown: Sequence[ScoredDoc], rank: int) -> str:
         if rank >= len(shown):
             return ""
-        query_id, doc_id, _ = shown[rank]
+        query_id, doc_id = shown[rank][:2]
         return ("* " if (query_id, doc_id) in relevant else "  ") + titles.get(doc_id, doc_id)
 
     rows = [[str(rank + 1), cell(lists[0], rank), cell(lists[1], rank)] for rank in range(EXAMPLE_DEPTH)]

@@ -262,6 +262,23 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
     "stdin-twice": (["--topics", "-", "--candidates", "-"], {}, 2, "only one of --topics, --qrels and --candidates"),
     "weight-of-two": (["--interpolate", "2"], {}, 2, "interpolate=2.0: expected 0"),
     "output-is-a-folder": (["--output", "."], {}, 2, "it is a folder"),
+    "output-over-topics": (["--topics", "bad", "--output", "./bad"], {"bad": b"1\ta\n"}, 2, "is the file of --topics"),
+    "output-over-qrels": (["--qrels", "bad", "--output", "bad"], {"bad": b"1 0 d 1\n"}, 2, "is the file of --qrels"),
+    "output-over-candidates": (
+        ["--candidates", "run", "--output", "../{here}/run"],
+        {},
+        2,
+        "is the file of --candidates, and would replace it; name another file",
+    ),
+    "output-in-the-store": (["--output", "{store}/segments/run"], {}, 2, "lies in the store"),
+    "topics-without-hits": (["--topics", "bad"], {"bad": b"1\tzxqv\n"}, 1, "no candidate for any of the 1 topics"),
+    "candidates-of-other-topics": (
+        ["--candidates", "bad"],
+        {"bad": b"q7 Q0 d1 1 2 x\n"},
+        1,
+        "bad: the run is of other topics: it has rows of 'q7', and the topics begin with",
+    ),
+    "no-candidates": (["--candidates", "bad"], {"bad": b"\n"}, 1, "bad: no rows in this run"),
     "output-in-no-folder": (["--output", "nowhere/run"], {}, 2, "cannot write the run to nowhere/run"),
 }
 
@@ -280,7 +297,7 @@ def test_a_run_that_cannot_be_made_leaves_the_earlier_one(
     for name, content in {"run": b"an earlier run\n", **given}.items():
         Path(name).write_bytes(content)
     usual = ["--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "run"]
-    failed = invoke("run", *usual, *options)
+    failed = invoke("run", *usual, *(o.format(store=files.store, here=tmp_path.name) for o in options))
     assert failed.status == status
     assert message in failed.error
     assert Path("run").read_text() == "an earlier run\n"
@@ -306,6 +323,7 @@ def test_an_empty_query(files: Files) -> None:
 
 
 BAD_EVALS: dict[str, tuple[bytes, list[str], int, str]] = {
+    "without-rows": (b"\n", [], 1, "run: no rows in this run"),
     "malformed": (b"1 Q0 d1 1 x\n", [], 1, "run:1: 5 column(s), expected 6"),
     "document-twice": (b"1 Q0 d1 1 2 x\n1 Q0 d1 2 1 x\n", [], 1, "run:2: document 'd1' stands twice"),
     "other-topics": (b"1 Q0 d1 1 2 x\n", [], 1, "no query in common"),

@@ -8,9 +8,11 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.cli.rerank import SHOWN
 from colbert_rerank.store import Store
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
@@ -151,6 +153,35 @@ def test_missing_vectors_are_counted_aloud(files: Files, tmp_path: Path) -> None
     done = invoke(*arguments, "--candidates", candidates, "--missing", "drop").check()
     assert f"Warning: {QUERIES} candidates without vectors: left out" in done.err
     assert "not-stored" not in done.out
+
+
+def test_documents_without_vectors_are_marked(files: Files, tmp_path: Path) -> None:
+    """As of a store that is behind its index."""
+    few = tmp_path / "few"
+    few.write_text("".join(json.dumps(d.fields) + "\n" for d in documents(3)))
+    invoke("ingest", few, "--store", tmp_path / "behind", "--model", files.model).check()
+    title = documents(1)[0].fields["title"]
+    index = Bm25Index.open_for(files.store, Store.open(files.store).manifest)
+    with patch.object(Bm25Index, "open_for", lambda *_: index), patch("colbert_rerank.rerank.check_origin"):
+        arguments = ("rerank", title, "--store", tmp_path / "behind", "--model", files.model, "--k", 8)
+        objects = [json.loads(line) for line in invoke(*arguments, "--json").check().out.splitlines()]
+        table = invoke(*arguments).check().out.splitlines()[1:]
+    stored = {d.doc_id for d in documents(3)}
+    assert [o["scored"] for o in objects] == [o["doc_id"] in stored for o in objects]
+    assert {o["scored"] for o in objects} == {True, False}
+    assert [line.split()[2] == "unscored" for line in table] == [not o["scored"] for o in objects]
+
+
+def test_queries_of_a_run_that_are_no_topics_are_counted(files: Files, tmp_path: Path) -> None:
+    candidates = tmp_path / "bm25.txt"
+    (doc_id,) = [d.doc_id for d in documents(1)]
+    rows = [f"{query_id} Q0 {doc_id} 1 1 x\n" for query_id in (queries(1)[0].query_id, "other", "and-one-more")]
+    candidates.write_text("".join(rows))
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "-")
+    done = invoke(*usual, "--candidates", candidates).check()
+    assert len(done.out.splitlines()) == 1
+    assert f"Warning: 2 queries of {candidates} not among the topics, left out" in done.err
+    assert f"Warning: {QUERIES - 1} queries found no candidate" in done.err
 
 
 def test_a_query_without_hits_is_no_failure(files: Files, tmp_path: Path) -> None:
