@@ -158,6 +158,25 @@ def test_nothing_is_written_where_nothing_has_changed(folder: Path, tiny_encoder
     assert after.complete
 
 
+def test_a_lost_id_index_is_written_again_where_nothing_has_changed(
+    folder: Path, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(documents("one fish", "two fish"), folder, tiny_encoder)
+    before = Store.open(folder).manifest
+    assert before.index
+    (folder / "segments" / before.index.file).unlink()
+    report = run(documents("one fish", "two fish"), folder, tiny_encoder)
+    assert (report.encoded, report.unchanged, report.posted) == (0, 2, 0)
+    (record,) = caplog.records
+    assert f"{before.index.file}: this file of the store is missing" in record.message
+    caplog.clear()
+    store = Store.open(folder)
+    assert store.lookup(["d0", "d1", "d2"]).found.tolist() == [True, True, False]
+    assert not caplog.records
+    assert (store.manifest.segments, store.manifest.content) == (before.segments, before.content)
+    assert store.manifest.complete
+
+
 def test_a_change_back_is_a_change(folder: Path, tiny_encoder: Encoder) -> None:
     for text in ("one fish", "blue whale", "one fish"):
         assert run(documents(text), folder, tiny_encoder).encoded == 1
