@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from colbert_rerank.cli import output
+from colbert_rerank.cli.options import FirstStageOptions
 from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
 from tests.cli.terminal import invoke, logging_as_it_was
+from tests.collection import FakeIndex, documents
 
 ESCAPE = "\x1b["
 COMMAND = Path(sys.executable).parent / "colbert-rerank"
@@ -81,6 +83,19 @@ def test_quiet_prints_results_and_nothing_else(files: Files, tmp_path: Path) -> 
     assert measured.err == ""
     failed = invoke("ingest", "nowhere.jsonl", "--store", tmp_path / "store", "-q")
     assert failed.error.startswith("nowhere.jsonl: no such file or folder")
+
+
+def test_how_many_sampled_texts_were_equal_is_said(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = FakeIndex(documents(DOCUMENTS))
+    monkeypatch.setattr(FirstStageOptions, "_open_index", lambda *given: copy)
+    usual = ("rerank", "who founded Publix", "--store", files.store, "--model", files.model)
+    other = ("--opensearch", "http://nowhere", "--index", "copy", "--allow-other-index")
+    said = "of 20 sampled documents have the text they were encoded from in OpenSearch index 'copy' (uuid uuid-2)"
+    assert invoke(*usual, *other).check().err.startswith(f"{files.store}: 20 {said}\n")
+    assert invoke(*usual, *other, "-q").check().err == ""
+    for doc_id in copy.asked[:2]:
+        del copy.documents[doc_id]
+    assert invoke(*usual, *other).check().err.startswith(f"Warning: {files.store}: 18 {said}; the others")
 
 
 def test_each_command_begins_with_the_usual_settings(files: Files, tmp_path: Path) -> None:

@@ -590,7 +590,7 @@ def test_an_interrupted_store_goes_on_with_its_index(folder: Path, tiny_encoder:
 
 @pytest.mark.parametrize("read", [True, False], ids=["an index that is read", "an index to fill"])
 def test_another_index_is_taken_for_the_stores_own_only_if_it_is_a_copy(
-    folder: Path, tiny_encoder: Encoder, read: bool
+    folder: Path, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture, read: bool
 ) -> None:
     run(documents(*(f"fish {i}" for i in range(30))), folder, tiny_encoder, first_stage=Recording(folder))
     before = (folder / "manifest.json").read_bytes()
@@ -605,8 +605,11 @@ def test_another_index_is_taken_for_the_stores_own_only_if_it_is_a_copy(
         try_it()
     assert (folder / "manifest.json").read_bytes() == before
     other.documents = {d.doc_id: d for d in documents(*(f"fish {i}" for i in range(30)))}
+    assert not caplog.records
+    other.documents.pop(Store.open(folder).index.ids()[0])  # one of those sampled
     assert try_it().encoded == 0
     assert Store.open(folder).manifest.origin == other.origin
+    assert "19 of 20 sampled documents have the text they were encoded from in" in caplog.text
 
 
 def test_what_is_missing_in_the_index_is_not_called_complete(folder: Path, tiny_encoder: Encoder) -> None:
