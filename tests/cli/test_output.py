@@ -116,6 +116,22 @@ def test_a_terminal_gets_styles_unless_it_says_no(files: Files, environ: Mapping
     assert "loading the model" in done.err
 
 
+def test_a_long_id_leaves_room_for_the_text_on_a_terminal_only(files: Files, tmp_path: Path) -> None:
+    uuid = "0198c2f4-7d1e-7bb3-9c55-3a1f0e6d2b77"
+    ids = [f"https://example.org/{'deep/' * 95}{n}" for n in (1, 2)] + [uuid, "d"]
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    corpus.write_text("".join(json.dumps({"_id": i, "text": "the river Publix"}) + "\n" for i in ids))
+    invoke("ingest", corpus, "--store", store, "--model", files.model).check()
+    usual = ("rerank", "Publix", "--store", store, "--model", files.model)
+    seen = invoke(*usual, environ={"COLUMNS": "100", "NO_COLOR": "1"}, terminal=True).check().out
+    short = ["https://example.or…/deep/deep/deep/1", "https://example.or…/deep/deep/deep/2"]
+    assert all(len(i) == len(uuid) for i in short)
+    assert sorted(line.split()[1] for line in seen.splitlines()[1:]) == sorted([*short, uuid, "d"])
+    assert all(line.endswith("the river Publix") for line in seen.splitlines()[1:])
+    piped = invoke(*usual).check().out
+    assert sorted(line.split()[1] for line in piped.splitlines()[1:]) == sorted(ids)
+
+
 def test_off_a_terminal_there_are_no_escapes(files: Files, tmp_path: Path) -> None:
     usual = ("rerank", "who founded Publix", "--store", files.store, "--model", files.model)
     for done in (invoke(*usual), invoke(*ingest_again(files, tmp_path))):
