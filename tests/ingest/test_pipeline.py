@@ -24,6 +24,7 @@ from colbert_rerank.errors import (
     NonFiniteError,
     OpenSearchError,
     OpenSearchUnreachableError,
+    StoreCorruptError,
     StoreMismatchError,
     StoreWriteError,
     UsageError,
@@ -37,7 +38,7 @@ from ingest import pipeline
 from ingest.first_stage import Posting
 from ingest.pipeline import IngestReport, ingest
 from ingest.validation import InputReport
-from tests.collection import RECIPE, FakeFirstStage, bm25_of
+from tests.collection import RECIPE, FakeFirstStage, assert_same_documents, bm25_of
 from tests.collection import documents as real
 from tests.tiny import tiny_checkpoint, tiny_weights
 
@@ -545,6 +546,36 @@ def test_other_fields_are_posted_and_nothing_is_encoded_again(folder: Path, tiny
     assert Store.open(folder).gather(["d0", "d1", "d2"]).values.tobytes() == before
     report = run(docs, folder, tiny_encoder, first_stage=first)
     assert (report.updated, report.unchanged, report.posted) == (0, 3, 0)
+
+
+@pytest.mark.parametrize("reads", ["other fields", "merge"])
+def test_damaged_vectors_stop_an_ingest_that_reads_them_and_cost_nothing_else(
+    folder: Path, tiny_encoder: Encoder, reads: str
+) -> None:
+    """An ingest that reads no stored vector does not look at them; this one must not carry the damage on."""
+    old, more = documents("one fish", "two fish", "red fish"), [Document("z", {"text": "blue whale"})]
+    run(old, folder, tiny_encoder)
+    before = Store.open(folder)
+    (entry,) = before.manifest.segments
+    path = folder / "segments" / entry.file
+    good = path.read_bytes()
+    at = entry.values_offset
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    damaged = path.read_bytes()
+    assert run(old, folder, tiny_encoder).unchanged == 3, "nothing is read"
+    if reads == "other fields":
+        more.append(old.pop(0)._replace(fields={"text": "one fish", "url": "http://new"}))
+    with pytest.raises(StoreCorruptError, match=rf"{entry.file}: the vectors at byte {at} are damaged"):
+        run(more, folder, tiny_encoder)
+    assert path.read_bytes() == damaged, "left as it is for whoever wants to save it"
+    left = Store.open(folder)
+    assert left.manifest.segments[0] == entry
+    assert left.lookup(["d0", "d1", "d2"]).found.all()
+    assert bool(left.lookup(["z"]).found.all()) is (reads == "merge"), "what was committed stays"
+    path.write_bytes(good)  # from a copy
+    run([*old, *more], folder, tiny_encoder)
+    run([*old, *more], folder.with_name("whole"), tiny_encoder)
+    assert_same_documents(Store.open(folder), Store.open(folder.with_name("whole")))
 
 
 def test_fields_and_texts_that_change_together(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
