@@ -185,10 +185,12 @@ def keeping(report: IngestReport) -> Iterator[None]:
     """Say at Ctrl-C how much of the work is kept."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         stored = report.committed + report.unchanged
+        behind = f", {report.unposted:,} of them not in the index yet" if report.unposted else ""
         raise InterruptError(
-            f"interrupted; stored so far: {stored:,} {_documents(stored)}. The same command goes on from there"
+            f"interrupted; stored so far: {stored:,} {_documents(stored)}{behind}. The same command goes on from there",
+            error,
         ) from None
 
 

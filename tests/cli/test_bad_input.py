@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -350,9 +351,9 @@ def test_a_full_disk_while_a_store_is_written(files: Files, tmp_path: Path, monk
     assert f"({60 - kept} encoded, {kept} stored before)" in invoke(*command).check().err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
-    files: Files, tmp_path: Path, how: signal.Signals
+    files: Files, tmp_path: Path, how: signal.Signals, status: int
 ) -> None:
     """All documents fit one unit: what is encoded of it is kept."""
     encode, kept = Encoder.encode_batches, 0
@@ -368,9 +369,11 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
     with patch.object(Encoder, "encode_batches", interrupted):
         stopped = invoke(*command)
-    assert stopped.status == 130
+    assert stopped.status == status
     assert stopped.error == (f"interrupted; stored so far: {kept} documents. The same command goes on from there")
-    assert stopped.err == (f"Warning: storing what is encoded; a second Ctrl-C gives that up\nError: {stopped.error}\n")
+    assert stopped.err == (
+        f"Warning: storing what is encoded; interrupting again gives that up\nError: {stopped.error}\n"
+    )
     search = ("rerank", "tides", "--store", tmp_path / "store", "--model", files.model)
     assert f"the store holds {kept} documents" in invoke(*search).check().err
     assert len(Store.open(tmp_path / "store")) == kept
@@ -382,14 +385,39 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     assert again.gather(ids).values.tobytes() == whole.gather(ids).values.tobytes()
 
 
-def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path) -> None:
+def test_ctrl_c_says_what_is_not_in_the_index_yet(
+    files: Files, tmp_path: Path, opensearch_url: str, index_name: str
+) -> None:
+    """The postings of what is stored last wait for the next time: a server may hang, and Ctrl-C is to end it now."""
+    encode = Encoder.encode_batches
+
+    def interrupted(*args: object) -> Iterator[object]:
+        yield from islice(encode(*args), 3)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+
+    command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    into = ("--opensearch", opensearch_url, "--index", index_name)
+    with patch.object(Encoder, "encode_batches", interrupted):
+        stopped = invoke(*command, *into)
+    kept = len(Store.open(tmp_path / "store"))
+    assert 0 < kept < 60
+    assert stopped.error == (
+        f"interrupted; stored so far: {kept} documents, {kept} of them not in the index yet. "
+        "The same command goes on from there"
+    )
+    assert "posted" not in invoke(*command, *into).check().err
+    assert call(opensearch_url, "GET", f"/{index_name}/_count").json()["count"] == 60
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path, how: signal.Signals, status: int) -> None:
     encode, calls = Encoder.encode_queries, 0
 
     def interrupted(self: Encoder, texts: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(how)
         return encode(self, texts)
 
     output = tmp_path / "run"
@@ -397,7 +425,7 @@ def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path) ->
     usual = ["--topics", files.topics, "--store", files.store, "--model", files.model, "--output", output]
     with patch.object(Encoder, "encode_queries", interrupted):
         stopped = invoke("run", *usual)
-    assert stopped.status == 130
+    assert stopped.status == status
     assert stopped.err == "Error: interrupted; no run was written, and the same command starts it again\n"
     assert output.read_text() == "an earlier run\n"
     assert list(tmp_path.iterdir()) == [output]

@@ -196,15 +196,16 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
     assert done.stderr == "Error: cannot write the output: No space left on device\n"
 
 
-def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path, how: signal.Signals, status: int) -> None:
     os.mkfifo(tmp_path / "corpus.jsonl")  # which waits for someone to write to it
     arguments = ingest_again(files._replace(corpus=tmp_path / "corpus.jsonl"), tmp_path, "--format", "jsonl")
     command = [str(COMMAND), *map(str, arguments)]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus.jsonl").open("w"):  # returns when it is being read
-        waiting.send_signal(signal.SIGINT)
+        waiting.send_signal(how)
         out, err = waiting.communicate(timeout=60)
-    assert waiting.returncode == 130
+    assert waiting.returncode == status
     assert out == ""
     assert err == "Error: interrupted; stored so far: 0 documents. The same command goes on from there\n"
 

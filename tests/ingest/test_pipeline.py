@@ -381,7 +381,7 @@ def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None
         (7, 2, True),
         (8, 2, True),
     ]
-    assert report.posted == 0
+    assert (report.posted, report.unposted) == (0, 0)
     assert not (folder / "bm25").exists()
 
 
@@ -623,10 +623,11 @@ def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
     kept = len(Store.open(folder))
     assert 0 < kept < 40
     assert report.committed == report.encoded == kept
+    assert report.unposted == kept - report.posted
     assert first.stopped.is_set()
     monkeypatch.undo()
     report = run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
-    assert (report.encoded, report.unchanged) == (40 - kept, kept)
+    assert (report.encoded, report.unchanged, report.unposted) == (40 - kept, kept, 0)
     assert sorted(first.posted) == sorted(d.doc_id for d in real(40))
     assert Store.open(folder).manifest.complete
 
@@ -667,7 +668,24 @@ def test_a_lost_server_costs_nothing_that_is_encoded(folder: Path, tiny_encoder:
     report = IngestReport(InputReport())
     with pytest.raises(OpenSearchUnreachableError):
         run(real(40), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=Unreachable(folder))
-    assert 0 < len(Store.open(folder)) == report.encoded == report.committed < 40
+    assert 0 < len(Store.open(folder)) == report.encoded == report.committed == report.unposted < 40
+
+
+def test_what_was_stored_before_and_is_not_posted_counts_at_ctrl_c(
+    folder: Path, tiny_encoder: Encoder, small_units: None
+) -> None:
+    with pytest.raises(OpenSearchUnreachableError):
+        run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=Unreachable(folder))
+    kept = len(Store.open(folder))
+
+    def source() -> Iterator[Document]:
+        yield from real(kept)
+        raise KeyboardInterrupt
+
+    report = IngestReport(InputReport())
+    with pytest.raises(KeyboardInterrupt):
+        run(source(), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=Recording(folder))
+    assert 0 < report.unchanged == report.unposted <= kept
 
 
 def test_a_full_disk_is_graver_than_ctrl_c(
