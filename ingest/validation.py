@@ -12,10 +12,12 @@ from colbert_rerank.errors import InputError
 from colbert_rerank.id_set import IdSet
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.types import Document
+from ingest.fields import holds_number, names_of, shown, without_text
 
 OnError = Literal["stop", "skip"]
 MAX_ID_BYTES = 512
 _MESSAGES_KEPT = 10
+_NAMES_KEPT = 100
 
 # Nearly every id in the wild; the slow checks below are for the others. At most 512 ASCII characters are 512 bytes.
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_.:/@+,()#=%&~;-]{1,512}")
@@ -38,6 +40,10 @@ class InputReport:
     """Accepted ids that hold white space: OpenSearch keeps them, a TREC run file cannot."""
     unseen_fields: list[str] = field(default_factory=list)
     """The fields to encode that held no text in any accepted document so far."""
+    field_names: dict[str, None] = field(default_factory=dict)
+    """The fields of the accepted documents, as long as there were unseen ones."""
+    numbers: Counter[str] = field(default_factory=Counter)
+    """How many accepted documents hold a number or boolean in a field to encode, which is not encoded as text."""
 
     @property
     def total_skipped(self) -> int:
@@ -87,6 +93,9 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
         if report.unseen_fields:
             unseen = report.unseen_fields
             report.unseen_fields = [f for f in unseen if not recipe._replace(fields=(f,)).text(document.fields)]
+            if report.unseen_fields and len(report.field_names) < _NAMES_KEPT:
+                report.field_names |= dict.fromkeys(names_of(document.fields))
+        report.numbers.update(name for name in recipe.fields if holds_number(document.fields, name))
         if not plain and any(map(str.isspace, doc_id)):
             report.ids_with_spaces += 1
         yield document, text
@@ -144,8 +153,8 @@ def _id_problem(doc_id: str) -> tuple[str, str] | None:
 
 
 def _empty_text(document: Document, recipe: Recipe) -> str:
-    there = ", ".join(sorted(map(str, document.fields))[:12]) or "none"
+    why = ", ".join(f"{name} {without_text(document.fields, name)}" for name in recipe.fields)
     return (
-        f"document {document.doc_id!r} has no text in {', '.join(recipe.fields)} (its fields: {there}). "
-        "Name the fields to encode with --fields"
+        f"document {document.doc_id!r} has no text to encode: {why} (its fields: {shown(names_of(document.fields))}). "
+        "Name the fields to encode with --fields, or leave such documents out with --on-error skip"
     )

@@ -21,6 +21,7 @@ from colbert_rerank.store import files as store_files
 from tests.cli.conftest import Files
 from tests.cli.terminal import invoke
 from tests.collection import documents
+from tests.server.indices import make_index
 from tests.server.rest import call
 
 GOOD = '{"_id": "d0", "text": "tides of the sea"}'
@@ -123,6 +124,26 @@ def test_a_forgotten_server_is_asked_for(files: Files, tmp_path: Path, opensearc
     assert failed.status == 1
     assert f"belongs to OpenSearch index '{index_name}'" in failed.error
     assert "To go on with that one, give --opensearch URL" in failed.error
+
+
+def test_a_field_that_an_index_cannot_have_is_refused_before_anything_is_read(
+    files: Files, tmp_path: Path, opensearch_url: str, index_name: str
+) -> None:
+    body = {"properties": {"en": {"type": "text"}, "de": {"type": "text"}}}
+    mapping = {"dynamic": "strict", "properties": {"title": {"type": "text"}, "body": body}}
+    source = {"title": "tides", "body": {"en": "of the sea"}}
+    make_index(opensearch_url, index_name, {"1": source}, mappings=mapping)
+    usual = ("ingest", f"opensearch:{index_name}", "--store", tmp_path / "store", "--opensearch", opensearch_url)
+    for fields, message in (
+        ("title,bdy.en", "the field 'bdy.en' is not there (fields of the index: body.de, body.en, title). Name"),
+        ("title,body", "the field 'body' is an object: name body.de or body.en"),
+    ):
+        failed = invoke(*usual, "--model", files.model, "--fields", fields)
+        assert failed.status == 2
+        assert failed.error.startswith(f"index '{index_name}': {message}")
+        assert not (tmp_path / "store").exists()
+    done = invoke(*usual, "--model", files.model, "--fields", "title,body.en").check()
+    assert "Warning" not in done.err
 
 
 def closed_port() -> int:
