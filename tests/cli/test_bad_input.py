@@ -203,6 +203,26 @@ BAD_STORES: dict[str, tuple[Callable[[Path], None], str, str]] = {
 }
 
 
+def test_an_index_that_opensearch_refuses_leaves_no_store(files: Files, tmp_path: Path, opensearch_url: str) -> None:
+    usual = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    failed = invoke(*usual, "--opensearch", opensearch_url, "--index", "UPPER")
+    assert failed.status == 2
+    assert "OpenSearch refuses to make the index 'UPPER'" in failed.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_documents_says_so(files: Files, tmp_path: Path) -> None:
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    corpus.write_text('{"_id": "1"}\n')
+    assert invoke("ingest", corpus, "--store", store, "--model", files.model).status == 1
+    arguments = ("--topics", files.topics, "--store", store, "--model", files.model, "--output", tmp_path / "run")
+    for failed in (invoke("run", *arguments), invoke("rerank", "tides", *arguments[2:6])):
+        assert failed.status == 1
+        assert failed.error == f"{store}: this store holds no documents yet: put some into it with `ingest`"
+    invoke("ingest", files.corpus, "--store", store, "--model", files.model).check()
+    invoke("rerank", "tides", *arguments[2:6]).check()
+
+
 @pytest.mark.parametrize(("harm", "what", "advice"), BAD_STORES.values(), ids=BAD_STORES)
 def test_a_store_that_cannot_be_searched(
     files: Files, tmp_path: Path, harm: Callable[[Path], None], what: str, advice: str

@@ -746,6 +746,44 @@ def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: 
     assert made == ["index"]
 
 
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a folder of others"])
+def test_a_refused_ingest_into_a_new_store_leaves_nothing_behind(
+    tmp_path: Path, tiny_encoder: Encoder, before: str
+) -> None:
+    folder = tmp_path / "stores" / "new"
+    if before != "nothing":
+        folder.mkdir(parents=True)
+    if before == "a folder of others":
+        (folder / ".notes").touch()
+    there = sorted(tmp_path.rglob("*"))
+
+    def opener(make: bool) -> FakeFirstStage:
+        assert (folder / "manifest.json").exists()
+        raise UsageError("OpenSearch refuses to make the index")
+
+    with pytest.raises(UsageError, match="refuses to make the index"):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener)
+    assert sorted(tmp_path.rglob("*")) == there
+    run(documents("one fish"), folder, tiny_encoder)
+    with pytest.raises(UsageError, match="refuses to make the index"):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
+    assert stored_ids(folder) == ["d0"]
+
+
+def test_a_store_without_documents_that_was_there_before_a_refused_ingest_stays(
+    folder: Path, tiny_encoder: Encoder
+) -> None:
+    run([], folder, tiny_encoder)
+    before = Store.open(folder).manifest
+
+    def opener(make: bool) -> FakeFirstStage:
+        raise UsageError("OpenSearch refuses to make the index")
+
+    with pytest.raises(UsageError):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener)
+    assert Store.open(folder).manifest == before
+
+
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
     folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
