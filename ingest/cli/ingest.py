@@ -123,7 +123,8 @@ def ingest(
 
         def advance(done: IngestReport) -> None:
             nonlocal told
-            update(done.encoded + done.unchanged + done.updated, size=done.rows * row_bytes)
+            stored = done.unchanged + done.updated
+            update(done.encoded + stored, size=done.rows * row_bytes, free=stored)
             if not told and done.input.accepted >= READ_AHEAD:  # a misspelt name is told before hours have gone
                 told = True
                 _warn_of_unseen_fields(done.input, f"none of the first {done.input.accepted:,} documents")

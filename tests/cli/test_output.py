@@ -126,7 +126,6 @@ def test_pace_is_that_of_the_last_half_minute() -> None:
     clock = Clock()
     pace = Pace(1_000_000, clock)
     assert pace.describe(0) == ""
-    pace.add(500_000)  # a resumed ingest: found in the store
     for _ in range(100):
         clock.now += 1
         pace.add(500_000 + int(clock.now - 1000) * 40)
@@ -136,6 +135,23 @@ def test_pace_is_that_of_the_last_half_minute() -> None:
     clock.now += 2 * WINDOW
     pace.add(504_060)
     assert pace.describe(0) == "1.0/s, 137:45:40 left"
+
+
+def test_pace_is_that_of_work() -> None:
+    clock = Clock()
+    pace = Pace(1_000_000, clock)
+    for _ in range(10):  # a resumed ingest: found in the store
+        clock.now += 1
+        pace.add(int(clock.now - 1000) * 50_000, free=int(clock.now - 1000) * 50_000)
+        assert pace.describe(0) == ""
+    clock.now += 2
+    pace.add(500_080, free=500_000)
+    assert pace.describe(0) == "40/s, 3:28:18 left"
+    pace = Pace(1_000_000, clock)
+    for step in range(100):  # every hundredth document has changed
+        clock.now += 1
+        pace.add(4_000 * step, free=3_960 * step)
+    assert pace.describe(0) == "40/s, 2:31 left"
 
 
 def test_pace_without_a_total_has_no_end() -> None:
