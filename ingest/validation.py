@@ -16,7 +16,7 @@ from ingest.fields import holds_number, names_of, shown, without_text
 
 OnError = Literal["stop", "skip"]
 MAX_ID_BYTES = 512
-_MESSAGES_KEPT = 10
+_REFUSALS_KEPT = 10
 _NAMES_KEPT = 100
 
 # Nearly every id in the wild; the slow checks below are for the others. At most 512 ASCII characters are 512 bytes.
@@ -29,13 +29,13 @@ class InputReport:
     """What became of the input: how much was accepted, what was refused and why.
 
     Under ``on_error="stop"`` the first refusal raises InputError; under ``"skip"`` each is counted by cause, and the
-    first ten messages are kept.
+    first ten are kept.
     """
 
     on_error: OnError = "stop"
     accepted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    messages: list[str] = field(default_factory=list)
+    refusals: list[InputError] = field(default_factory=list)
     ids_with_spaces: int = 0
     """Accepted ids that hold white space: OpenSearch keeps them, a TREC run file cannot."""
     unseen_fields: list[str] = field(default_factory=list)
@@ -55,8 +55,8 @@ class InputReport:
         if self.on_error == "stop":
             raise error
         self.skipped[cause] += 1
-        if len(self.messages) < _MESSAGES_KEPT:
-            self.messages.append(str(error))
+        if len(self.refusals) < _REFUSALS_KEPT:
+            self.refusals.append(error)
 
 
 def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport) -> Iterator[tuple[Document, str]]:
@@ -156,5 +156,5 @@ def _empty_text(document: Document, recipe: Recipe) -> str:
     why = ", ".join(f"{name} {without_text(document.fields, name)}" for name in recipe.fields)
     return (
         f"document {document.doc_id!r} has no text to encode: {why} (its fields: {shown(names_of(document.fields))}). "
-        "Name the fields to encode with --fields, or leave such documents out with --on-error skip"
+        "Give it a text, or name the fields to encode with --fields"
     )

@@ -246,7 +246,8 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         )
     if cut := report.truncated:
         limit = manifest.document_identity["document_length"]
-        warn(f"{cut:,} {_documents(cut)} longer than the {limit} tokens the model reads, cut", truncated=cut)
+        of_these = " of those encoded now" if report.unchanged + report.updated else ""
+        warn(f"{cut:,} {_documents(cut)}{of_these} longer than the {limit} tokens the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:
         warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
     for name, count in report.input.numbers.items():
@@ -260,10 +261,17 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         notice(f"{skipped:,} {_documents(skipped)} skipped", skipped=skipped)
     for cause, count in sorted(report.input.skipped.items()):
         warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
-    for message in report.input.messages:
-        say(f"  {message}")
+    for refusal in report.input.refusals:
+        say(f"  {refusal}", **_place(refusal.where))
+    if more := report.input.total_skipped - len(report.input.refusals):
+        say(f"  and {more:,} more", more=more)
     times = ", ".join(f"{stage} {s:.1f}" for stage, s in report.seconds.items())
     say(f"seconds: {times}", seconds=report.seconds)
+
+
+def _place(where: str) -> dict[str, object]:
+    file, _, line = where.rpartition(":")
+    return {"file": file, "line": int(line)} if file and line.isdecimal() else {"file": where}
 
 
 def _documents(count: int) -> str:

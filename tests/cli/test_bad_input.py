@@ -61,7 +61,7 @@ BAD_SOURCES: dict[str, tuple[list[str], int, str]] = {
     "stdin-of-what": (["-"], 2, "documents on stdin need --format jsonl, tsv or trec"),
     "no-source": ([], 2, "Missing argument 'SOURCE'"),
     "no-fields": (["{corpus}", "--fields", ","], 2, "--fields names no field"),
-    "other-fields": (["{corpus}", "--fields", "body"], 1, "Name the fields to encode with --fields"),
+    "other-fields": (["{corpus}", "--fields", "body"], 1, "name the fields to encode with --fields"),
     "columns-of-jsonl": (["{corpus}", "--columns", "id,text"], 2, "--columns names the columns of a TSV"),
     "index-without-server": (["{corpus}", "--index", "x"], 2, "--index: an index in OpenSearch needs --opensearch URL"),
     "settings-of-no-index": (["{corpus}", "--shards", "3", "--bm25-k1", "9"], 2, "--shards, --bm25-k1: an index in"),

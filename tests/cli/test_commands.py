@@ -186,6 +186,41 @@ def test_skipped_documents_are_counted_and_named(files: Files, tmp_path: Path) -
     assert invoke(*arguments, "--quiet").check().err == "2 documents skipped\n"
 
 
+def test_skipped_documents_after_the_tenth_are_counted_and_each_has_its_place(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "tides"}\n' + "{\n" * 19)
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model, "--on-error", "skip")
+    lines = invoke(*arguments).check().err.splitlines()
+    assert sum(line.startswith(f"  {corpus}:") for line in lines) == 10
+    assert "  and 9 more" in lines
+    logged = [json.loads(line) for line in invoke(*arguments, "--log-format", "json").check().err.splitlines()]
+    places = [(line["file"], line["line"]) for line in logged if "file" in line]
+    assert places == [(str(corpus), number) for number in range(2, 12)]
+    assert [line["more"] for line in logged if "more" in line] == [9]
+    corpus.write_text('{"_id": "a", "text": "tides"}\n' + "{\n" * 10)
+    assert "more" not in invoke(*arguments).check().err
+
+
+def test_after_a_resume_documents_that_were_cut_are_those_encoded_now(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": str(number), "text": "tide " * 500}) for number in range(2)]
+    corpus.write_text(lines[0])
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model)
+    assert "Warning: 1 document longer than the " in invoke(*arguments).check().err
+    corpus.write_text("\n".join(lines))
+    assert "Warning: 1 document of those encoded now longer than the " in invoke(*arguments).check().err
+
+
+def test_ids_with_white_space_are_told_each_time(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        '{"_id": "a b", "text": "tides"}\n{"_id": "c\u3000d", "text": "sea"}\n{"_id": "e", "text": "sun"}\n'
+    )
+    for _ in range(2):  # unchanged documents, too
+        done = invoke("ingest", corpus, "--store", tmp_path / "store", "--model", files.model).check()
+        assert "Warning: 2 documents with white space in the id: a TREC run cannot name them\n" in done.err
+
+
 def test_a_field_that_no_document_has_is_named(files: Files, tmp_path: Path) -> None:
     arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
     done = invoke(*arguments, "--fields", "titel,text").check()

@@ -72,6 +72,11 @@ def test_errors_are_json_too(tmp_path: Path, arguments: list[str], status: int, 
     assert message in str(line["message"])
 
 
+def test_times_are_of_rfc_3339(tmp_path: Path) -> None:
+    (line,) = logged(invoke("eval", tmp_path / "nothing", "--qrels", "x", "--log-format", "json").err)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", str(line["time"]))
+
+
 def test_quiet_prints_results_and_nothing_else(files: Files, tmp_path: Path) -> None:
     assert invoke(*ingest_again(files, tmp_path, "-q")).check()[1:] == ("", "")
     usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "-q")

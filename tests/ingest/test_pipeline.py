@@ -195,7 +195,7 @@ def test_skipped_documents_are_counted(folder: Path, tiny_encoder: Encoder) -> N
     assert report.input.skipped == {"empty text": 2, "duplicate id": 1, "reserved id": 1}
     assert report.input.accepted == report.encoded == 3
     assert stored_ids(folder) == ["d0", "d2", "last"]
-    assert [m.split(":")[0] for m in report.input.messages] == ["line 1", "line 3", "line 4", "line 5"]
+    assert [refusal.where for refusal in report.input.refusals] == ["line 1", "line 3", "line 4", "line 5"]
 
 
 def test_a_list_keeps_what_came_before_an_error() -> None:

@@ -110,7 +110,7 @@ def test_a_document_without_text_is_refused_and_why_is_told(fields: dict[str, ob
     with pytest.raises(InputError, match="document '7' has no text to encode: title is missing, text is") as refusal:
         take([Document("7", fields, "corpus.jsonl:1")], InputReport())
     assert why in str(refusal.value)
-    assert f"{there}). Name the fields to encode with --fields, or leave" in str(refusal.value)
+    assert f"{there}). Give it a text, or name the fields to encode with --fields" in str(refusal.value)
 
 
 def test_half_a_surrogate_in_the_text_is_refused() -> None:
@@ -129,12 +129,12 @@ def test_control_characters_in_a_text_are_left_to_the_tokenizer() -> None:
     assert text == "a\x00b\x0cc"
 
 
-def test_only_the_first_ten_messages_are_kept() -> None:
+def test_only_the_first_ten_refusals_are_kept() -> None:
     report = InputReport("skip")
     documents = [doc("", where=f"corpus.jsonl:{i}") for i in range(1, 101)]
     assert take(documents, report) == []
     assert report.skipped == {"empty id": 100}
-    assert report.messages == [f"corpus.jsonl:{i}: the id is empty" for i in range(1, 11)]
+    assert list(map(str, report.refusals)) == [f"corpus.jsonl:{i}: the id is empty" for i in range(1, 11)]
 
 
 @given(st.lists(st.text(st.characters(), max_size=6), unique=True))
