@@ -10,7 +10,7 @@ from typing import Literal
 
 from colbert_rerank.errors import InputError
 from colbert_rerank.id_set import IdSet
-from colbert_rerank.recipe import Recipe
+from colbert_rerank.recipe import Recipe, lookup
 from colbert_rerank.types import Document
 from ingest.fields import holds_number, names_of, shown, without_text
 
@@ -102,8 +102,11 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
 
 
 def id_from_json(fields: Mapping[str, object], id_field: str, where: str, report: InputReport) -> str | None:
-    """The string under ``id_field``; None where it is missing or not a string and ``report`` let that pass."""
-    value = fields.get(id_field)
+    """The string under ``id_field``, which may be dotted to reach into objects.
+
+    None where it is missing or not a string and ``report`` let that pass.
+    """
+    value = lookup(fields, id_field)
     if isinstance(value, str):
         return value
     if value is None:
@@ -111,9 +114,11 @@ def id_from_json(fields: Mapping[str, object], id_field: str, where: str, report
         report.refuse("missing id", message, where)
     else:
         kind = "a number" if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a string"
+        names = [id_field] if id_field in fields else id_field.split(".")
+        path = "".join(f'["{name}"]' for name in names)
         message = (
             f"the id {str(value)[:60]} in {id_field!r} is {kind}; ids are strings, because 7, 7.0 and '07' would meet. "
-            f"""Quote it, for example with jq -c '.["{id_field}"] |= tostring'"""
+            f"Quote it, for example with jq -c '.{path} |= tostring'"
         )
         report.refuse("non-string id", message, where)
     return None
