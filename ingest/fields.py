@@ -43,7 +43,7 @@ def without_text(fields: Mapping[str, object], name: str) -> str:
 def is_object(names: Iterable[str]) -> str:
     """What to do about a field that is an object and holds these."""
     found = list(names)
-    return f"is an object: name {shown(found, ' or ')}" if found else "is an object, and text is within it at best"
+    return f"is an object: name {shown(found, ' or ') if found else 'a field within it'}"
 
 
 def holds_number(fields: Mapping[str, object], name: str) -> bool:

@@ -192,7 +192,8 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
         try:
             yield writer
         except BaseException:
-            if folder / layout.MANIFEST in made and not (writer.begun or writer.manifest.segments):
+            unused = not (writer.begun or writer.manifest.segments or (folder / layout.BM25).exists())
+            if unused and folder / layout.MANIFEST in made:
                 files.remove(made)
             raise
 

@@ -33,8 +33,8 @@ def check_fields(indices: Sequence[IndexInfo], names: Sequence[str]) -> None:
         fields = shown(_leaves(info.mapping))
         if _MAYBE in problems:
             _log.warning(
-                "the mapping of index %r has no field %r (it has %s): only documents that hold it all the same have "
-                "text in it",
+                "index %r: the mapping does not tell whether documents have text in the field %r (fields of the index: "
+                "%s); it is encoded where they have",
                 info.name,
                 name,
                 fields,

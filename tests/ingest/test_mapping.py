@@ -65,7 +65,7 @@ def test_a_field_that_may_be_there_unmapped_is_doubted(name: str, caplog: pytest
     with caplog.at_level(logging.WARNING):
         check_fields([info(ARTICLES)], [name])
     (message,) = caplog.messages
-    assert f"the mapping of index 'articles' has no field {name!r} (it has title, body.en" in message
+    assert f"whether documents have text in the field {name!r} (fields of the index: title, body.en" in message
 
 
 @pytest.mark.parametrize("dynamic", ["false", False, "runtime"])

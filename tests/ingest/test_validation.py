@@ -100,7 +100,7 @@ WITHOUT_TEXT: dict[str, tuple[dict[str, object], str, str]] = {
     "null": ({"text": None}, "is null", "text"),
     "object": ({"text": {"en": "t", "de": "t"}}, "is an object: name text.en or text.de", "text.en, text.de"),
     "objects": ({"text": [{"en": "t"}, {"de": {"a": "t"}}]}, "name text.en or text.de.a", "text.en, text.de.a"),
-    "empty-object": ({"text": {}}, "is an object, and", "text"),
+    "empty-object": ({"text": {}}, "is an object: name a field within it", "text"),
     "many-fields": ({f"f{i}": "t" for i in range(14)}, "is missing", "f9, f10, f11 and 2 more"),
 }
 
