@@ -6,7 +6,7 @@
     ├── CheckpointError          a model folder that cannot be loaded as its authors meant
     ├── NonFiniteError           NaN or infinity in token vectors, with the id it was found at
     ├── StoreError
-    │   ├── StoreNotFoundError   no store in that folder
+    │   ├── StoreNotFoundError   no store in that folder, or no documents in it yet
     │   ├── StoreFormatError     a store of a format that this version does not read
     │   ├── StoreCorruptError    a truncated, altered or missing file
     │   ├── StoreMismatchError   a store made with another model, recipe or index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ STDIN = "-"
 _GZIP_MAGIC = b"\x1f\x8b"
 _COMPRESS_MAGIC = b"\x1f\x9d"
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 _BUFFER = 1 << 20
 _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -64,8 +66,8 @@ def open_bytes(path: str) -> Iterator[BinaryIO]:
 def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a UTF-8 file; only LF and CR LF end a line, and are not part of it.
 
-    A byte order mark at the start is dropped. A line that is not UTF-8 and a gzip stream that is cut or damaged go to
-    ``on_bad``; where that returns, the line is left out, or the file ends there.
+    A byte order mark at the start is dropped; that of UTF-16 raises InputError. A line that is not UTF-8 and a gzip
+    stream that is cut or damaged go to ``on_bad``; where that returns, the line is left out, or the file ends there.
     """
     name = shown_name(path)
     number = 0
@@ -85,6 +87,8 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
             if raw is None:
                 return
             number += 1
+            if number == 1 and raw.startswith(_UTF_16):
+                raise _utf_16(path, gzipped=isinstance(getattr(file, "raw", None), _Unzipped))
             if number == 1 and raw.startswith(_BOM):
                 raw = raw[len(_BOM) :]
             try:
@@ -97,6 +101,13 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
                 on_bad("not UTF-8", message, f"{name}:{number}")
                 continue
             yield number, line.rstrip("\r\n")
+
+
+def _utf_16(path: str, *, gzipped: bool) -> InputError:
+    name = "FILE" if path == STDIN else shlex.quote(path)
+    convert = "iconv -f UTF-16 -t UTF-8"
+    command = f"gzip -dc < {name} | {convert}" if gzipped else f"{convert} < {name}"
+    return InputError(f"is UTF-16, not UTF-8. Convert it: {command} > NEW_FILE", where=shown_name(path))
 
 
 class _Unzipped(io.RawIOBase):

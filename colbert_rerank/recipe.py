@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
         """
         parts: list[str] = []
         for name in self.fields:
-            _collect(_lookup(fields, name), parts)
+            _collect(lookup(fields, name), parts)
         return self.separator.join(parts)
 
 
@@ -43,7 +43,8 @@ def fields_hash(doc_id: str, fields: Mapping[str, object]) -> bytes:
     return hashlib.blake2b(text.encode("ascii"), digest_size=HASH_BYTES).digest()
 
 
-def _lookup(fields: Mapping[str, object], name: str) -> object:
+def lookup(fields: Mapping[str, object], name: str) -> object:
+    """What stands under ``name``, which may be dotted to reach into objects; ``None`` where nothing does."""
     if name in fields:  # OpenSearch sources may hold a literal "a.b" key: the exact name wins
         return fields[name]
     head, dot, rest = name.partition(".")
@@ -51,9 +52,9 @@ def _lookup(fields: Mapping[str, object], name: str) -> object:
         return None
     inner = fields.get(head)
     if isinstance(inner, Mapping):
-        return _lookup(inner, rest)
+        return lookup(inner, rest)
     if isinstance(inner, list):
-        return [_lookup(item, rest) for item in inner if isinstance(item, Mapping)]
+        return [lookup(item, rest) for item in inner if isinstance(item, Mapping)]
     return None
 
 

@@ -57,10 +57,17 @@ class IngestReport:
     committed: int = 0  # documents in sealed segments, among those encoded and updated
     unchanged: int = 0
     updated: int = 0  # of the same text, with other fields: posted, not encoded
+    again: int = 0  # among the unchanged: to be posted once more, since they are not known to be in the index
+    to_post: int = 0  # among the committed: to be posted, too
     posted: int = 0
     owed: int = 0  # stored before, not known to be in the index, and not among the documents of this ingest so far
     refused: list[BulkFailure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unposted(self) -> int:
+        """How many documents that this ingest stored, or found stored, are not in the index yet that it fills."""
+        return self.again + self.to_post - self.posted
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -211,7 +218,7 @@ def _encode_all(
                 first_stage.stop()  # what is left to post is posted when the ingest is started again
             last = None
             if work:
-                _log.warning("storing what is encoded; a second Ctrl-C gives that up")
+                _log.warning("storing what is encoded; interrupting again gives that up")
                 unit, postings = _unit(writer, before, work, matrices)
                 last = background.submit(_seal, unit, postings, writer, first_stage, report)
             for future in (sealing, last):
@@ -259,6 +266,7 @@ def _seal(
         report.committed += len(unit)
     if first_stage is None:
         return
+    report.to_post += len(unit)
     with report.timed("post"):
         try:
             first_stage.post(postings, writer.manifest.content)
@@ -340,6 +348,7 @@ def _sift(
         report.unchanged += 1
         if not known.posted:
             again.append(Posting(document.doc_id, text, document.fields))
+            report.again += hashed
     return fresh
 
 

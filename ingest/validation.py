@@ -10,12 +10,14 @@ from typing import Literal
 
 from colbert_rerank.errors import InputError
 from colbert_rerank.id_set import IdSet
-from colbert_rerank.recipe import Recipe
+from colbert_rerank.recipe import Recipe, lookup
 from colbert_rerank.types import Document
+from ingest.fields import holds_number, names_of, shown, without_text
 
 OnError = Literal["stop", "skip"]
 MAX_ID_BYTES = 512
-_MESSAGES_KEPT = 10
+_REFUSALS_KEPT = 10
+_NAMES_KEPT = 100
 
 # Nearly every id in the wild; the slow checks below are for the others. At most 512 ASCII characters are 512 bytes.
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_.:/@+,()#=%&~;-]{1,512}")
@@ -27,17 +29,21 @@ class InputReport:
     """What became of the input: how much was accepted, what was refused and why.
 
     Under ``on_error="stop"`` the first refusal raises InputError; under ``"skip"`` each is counted by cause, and the
-    first ten messages are kept.
+    first ten are kept.
     """
 
     on_error: OnError = "stop"
     accepted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    messages: list[str] = field(default_factory=list)
+    refusals: list[InputError] = field(default_factory=list)
     ids_with_spaces: int = 0
     """Accepted ids that hold white space: OpenSearch keeps them, a TREC run file cannot."""
     unseen_fields: list[str] = field(default_factory=list)
     """The fields to encode that held no text in any accepted document so far."""
+    field_names: dict[str, None] = field(default_factory=dict)
+    """The fields of the accepted documents, as long as there were unseen ones."""
+    numbers: Counter[str] = field(default_factory=Counter)
+    """How many accepted documents hold a number or boolean in a field to encode, which is not encoded as text."""
 
     @property
     def total_skipped(self) -> int:
@@ -49,8 +55,8 @@ class InputReport:
         if self.on_error == "stop":
             raise error
         self.skipped[cause] += 1
-        if len(self.messages) < _MESSAGES_KEPT:
-            self.messages.append(str(error))
+        if len(self.refusals) < _REFUSALS_KEPT:
+            self.refusals.append(error)
 
 
 def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport) -> Iterator[tuple[Document, str]]:
@@ -87,14 +93,20 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
         if report.unseen_fields:
             unseen = report.unseen_fields
             report.unseen_fields = [f for f in unseen if not recipe._replace(fields=(f,)).text(document.fields)]
+            if report.unseen_fields and len(report.field_names) < _NAMES_KEPT:
+                report.field_names |= dict.fromkeys(names_of(document.fields))
+        report.numbers.update(name for name in recipe.fields if holds_number(document.fields, name))
         if not plain and any(map(str.isspace, doc_id)):
             report.ids_with_spaces += 1
         yield document, text
 
 
 def id_from_json(fields: Mapping[str, object], id_field: str, where: str, report: InputReport) -> str | None:
-    """The string under ``id_field``; None where it is missing or not a string and ``report`` let that pass."""
-    value = fields.get(id_field)
+    """The string under ``id_field``, which may be dotted to reach into objects.
+
+    None where it is missing or not a string and ``report`` let that pass.
+    """
+    value = lookup(fields, id_field)
     if isinstance(value, str):
         return value
     if value is None:
@@ -102,9 +114,11 @@ def id_from_json(fields: Mapping[str, object], id_field: str, where: str, report
         report.refuse("missing id", message, where)
     else:
         kind = "a number" if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a string"
+        names = [id_field] if id_field in fields else id_field.split(".")
+        path = "".join(f'["{name}"]' for name in names)
         message = (
             f"the id {str(value)[:60]} in {id_field!r} is {kind}; ids are strings, because 7, 7.0 and '07' would meet. "
-            f"""Quote it, for example with jq -c '.["{id_field}"] |= tostring'"""
+            f"Quote it, for example with jq -c '.{path} |= tostring'"
         )
         report.refuse("non-string id", message, where)
     return None
@@ -144,8 +158,8 @@ def _id_problem(doc_id: str) -> tuple[str, str] | None:
 
 
 def _empty_text(document: Document, recipe: Recipe) -> str:
-    there = ", ".join(sorted(map(str, document.fields))[:12]) or "none"
+    why = ", ".join(f"{name} {without_text(document.fields, name)}" for name in recipe.fields)
     return (
-        f"document {document.doc_id!r} has no text in {', '.join(recipe.fields)} (its fields: {there}). "
-        "Name the fields to encode with --fields"
+        f"document {document.doc_id!r} has no text to encode: {why} (its fields: {shown(names_of(document.fields))}). "
+        "Give it a text, or name the fields to encode with --fields"
     )

@@ -7,7 +7,8 @@ import signal
 import sys
 import warnings
 from importlib import import_module
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -31,8 +32,17 @@ AFTER_INTERRUPT = {
 }
 
 
+class TerminateError(KeyboardInterrupt):
+    """SIGTERM, which containers and timeouts send: it is handled as Ctrl-C is, and has an exit status of its own."""
+
+
 class InterruptError(Exception):
     """Ctrl-C, or a request to end; the message says what became of the work."""
+
+    def __init__(self, message: str, signalled: KeyboardInterrupt) -> None:
+        super().__init__(message)
+        number = signal.SIGTERM if isinstance(signalled, TerminateError) else signal.SIGINT
+        self.status = 128 + number  # as shells count
 
 
 class LazyGroup(click.Group):
@@ -49,8 +59,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # click would print an empty line and forget which command it was
-            raise InterruptError(AFTER_INTERRUPT.get(str(ctx.invoked_subcommand), "interrupted")) from None
+        except KeyboardInterrupt as error:  # click would print an empty line and forget which command it was
+            raise InterruptError(AFTER_INTERRUPT.get(str(ctx.invoked_subcommand), "interrupted"), error) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -74,14 +84,14 @@ def main() -> None:
     from colbert_rerank.cli import output
     from colbert_rerank.errors import ColbertRerankError, UsageError
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what containers and timeouts send is a Ctrl-C, too
+    signal.signal(signal.SIGTERM, _terminate)
     output.configure()
     if not sys.warnoptions:  # what libraries tell their programmers is not for users; python -W shows it
         warnings.simplefilter("ignore")
     try:
         sys.exit(cli.main(prog_name="colbert-rerank", standalone_mode=False))
     except InterruptError as error:
-        output.fail(str(error), 130)
+        output.fail(str(error), error.status)
     except click.ClickException as error:
         output.fail_to_parse(error)
     except UsageError as error:
@@ -92,3 +102,7 @@ def main() -> None:
         sys.stdout = io.StringIO()  # what could not be written is not tried again at exit
         what = f"{error.filename}: " if error.filename else "cannot write the output: " if error.errno else ""
         output.fail(f"{what}{error.strerror or error}", 1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise TerminateError

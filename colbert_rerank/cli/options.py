@@ -280,11 +280,17 @@ def _program() -> str:
 
 
 def open_store(folder: Path) -> Store:
-    """The store in ``folder``; says so where its last ingest did not come to its end."""
+    """The store in ``folder``; says so where its last ingest did not come to its end.
+
+    Raises StoreNotFoundError where there are no documents to search.
+    """
     from colbert_rerank.cli.output import warn
+    from colbert_rerank.errors import StoreNotFoundError
     from colbert_rerank.store import Store
 
     opened = Store.open(folder)
+    if not len(opened):
+        raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
     if not opened.manifest.complete:
         warn(
             f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -170,7 +171,7 @@ class _JsonFormatter(logging.Formatter):
         data = getattr(record, "data", {})
         return json.dumps(
             {
-                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+                "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="seconds"),
                 "level": record.levelname.lower(),
                 "message": record.getMessage(),
                 **data,

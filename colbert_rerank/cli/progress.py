@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from colbert_rerank.cli.output import is_quiet, is_terminal, say
 
@@ -18,33 +19,49 @@ LONGEST_WAIT = 600.0
 WINDOW = 30.0  # seconds that a rate is taken over
 
 Update = Callable[..., None]
-"""Called with the number done so far and, by ``size=``, the bytes made so far."""
+"""Called with the number done so far, by ``free=`` those among them that were no work, by ``size=`` the bytes made."""
+
+
+class _Seen(NamedTuple):
+    time: float
+    done: int
+    work: int  # among those done
 
 
 class Pace:
-    """How fast a count grows, over the last half minute: a resumed ingest begins with a jump."""
+    """How fast work is done, over the last half minute, and how long the rest will take.
+
+    What costs next to nothing, such as documents that are stored already, is no work: a resumed ingest begins with all
+    that it did before.
+    """
 
     def __init__(self, total: int | None, now: Callable[[], float]) -> None:
         self._total = total
         self._now = now
-        self._seen = deque([(now(), 0)])
+        self._seen = deque([_Seen(now(), 0, 0)])
 
-    def add(self, done: int) -> None:
+    def add(self, done: int, free: int = 0) -> None:
         now = self._now()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and self._seen[1][0] < now - WINDOW:
+        if done == free:
+            self._seen.clear()  # no work yet: how long it took to come here says nothing
+        self._seen.append(_Seen(now, done, done - free))
+        while len(self._seen) > 2 and self._seen[1].time < now - WINDOW:
             self._seen.popleft()
 
     @property
     def rate(self) -> float | None:
-        """A second; ``None`` while it is not known."""
-        (start, before), (end, done) = self._seen[0], self._seen[-1]
-        return (done - before) / (end - start) if end > start and done > before else None
+        """Of work, a second; ``None`` while it is not known."""
+        first, last = self._seen[0], self._seen[-1]
+        if last.time == first.time or last.work == first.work:
+            return None
+        return (last.work - first.work) / (last.time - first.time)
 
     @property
     def seconds_left(self) -> float | None:
-        left = self._total - self._seen[-1][1] if self._total else 0
-        return left / self.rate if left > 0 and self.rate else None
+        """If as many of those to come are free as were of late."""
+        first, last = self._seen[0], self._seen[-1]
+        left = self._total - last.done if self._total else 0
+        return left * (last.time - first.time) / (last.done - first.done) if left > 0 and self.rate else None
 
     def describe(self, size: int) -> str:
         """Rate, bytes, time to go, as far as they are known."""
@@ -66,7 +83,7 @@ def progress(what: str, total: int | None, now: Callable[[], float] = time.monot
         with _bar(what, total, pace) as update:
             yield update
     elif is_quiet():
-        yield lambda done, size=0: None
+        yield lambda done, size=0, free=0: None
     else:
         yield _lines(what, total, pace, now)
 
@@ -100,8 +117,8 @@ def _bar(what: str, total: int | None, pace: Pace) -> Iterator[Update]:
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=total, count="", pace="")
 
-        def update(done: int, size: int = 0) -> None:
-            pace.add(done)
+        def update(done: int, size: int = 0, free: int = 0) -> None:
+            pace.add(done, free)
             bar.update(task, completed=done, count=_count(done, total, "/"), pace=pace.describe(size))
 
         yield update
@@ -111,9 +128,9 @@ def _lines(what: str, total: int | None, pace: Pace, now: Callable[[], float]) -
     wait = FIRST_LINE
     due = now() + wait
 
-    def update(done: int, size: int = 0) -> None:
+    def update(done: int, size: int = 0, free: int = 0) -> None:
         nonlocal wait, due
-        pace.add(done)
+        pace.add(done, free)
         if now() < due:
             return
         wait = min(2 * wait, LONGEST_WAIT)

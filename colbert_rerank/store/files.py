@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from colbert_rerank.errors import StoreWriteError
@@ -39,6 +39,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for folder in made or [path]:
             _sync(folder.parent)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and empty folders, one after the other; stop at a folder that holds something else."""
+    with suppress(OSError):
+        for path in paths:
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class StoreWriter:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.begun = False
 
     def unit(self) -> Unit:
         return Unit(self.manifest.dim, self.manifest.dtype)
@@ -72,6 +73,7 @@ class StoreWriter:
 
     def begin(self) -> None:
         """Note that an ingest is under way."""
+        self.begun = True
         if self.manifest.complete:
             self._save(self.manifest.next(complete=False))
 
@@ -176,6 +178,8 @@ class StoreWriter:
 def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
     """Hold the store in ``folder`` for writing; one that is not there yet is made with the manifest ``new``.
 
+    Of a store that was made here nothing is left where the caller is refused before its ingest has begun.
+
     Raises StoreWriteError where another process writes to it, StoreCorruptError where its manifest is damaged or
     has gone, UsageError for a folder of other things. Whether an existing store suits is for the caller to say.
     """
@@ -186,6 +190,7 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
                 f"{folder}: not a store, and not empty (it holds {', '.join(others[:3])}"
                 f"{' ...' if others[3:] else ''}). Give a new folder"
             )
+    made = [p for p in (folder / layout.SEGMENTS, folder / layout.LOCK, folder, *folder.parents) if not p.exists()]
     files.make_folder(folder / layout.SEGMENTS)
     with files.locked(folder / layout.LOCK):
         try:
@@ -197,9 +202,16 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
                 ) from None
             writer = StoreWriter(folder, new)
             manifests.save(folder, new)
+            made.insert(0, folder / layout.MANIFEST)
         writer.sweep()
         writer.check_index()
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            unused = not (writer.begun or writer.manifest.segments or (folder / layout.BM25).exists())
+            if unused and folder / layout.MANIFEST in made:
+                files.remove(made)
+            raise
 
 
 def _join_columns(parts: Sequence[Segment], kept: Sequence[Array]) -> dict[str, Array]:

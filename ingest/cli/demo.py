@@ -87,7 +87,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
             report=report,
             first_stage=first_stage,
             allow_other_index=True,  # an index of this name can only hold these documents
-            progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * encoder.dim * 2),
+            progress=lambda r: update(r.encoded + r.unchanged, size=r.rows * encoder.dim * 2, free=r.unchanged),
         )
     seconds["ingest"] = time.perf_counter() - clock
 

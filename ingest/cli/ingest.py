@@ -104,7 +104,7 @@ def ingest(
     """
     from colbert_rerank.recipe import Recipe
     from colbert_rerank.types import Index
-    from ingest.pipeline import IngestReport
+    from ingest.pipeline import READ_AHEAD, IngestReport
     from ingest.pipeline import ingest as run
     from ingest.sources.count import expected_documents
     from ingest.validation import InputReport
@@ -113,12 +113,22 @@ def ingest(
     if not recipe.fields:
         raise UsageError("--fields names no field")
     report = IngestReport(InputReport(on_error))
-    found = _source(source, server, index, qualified_ids, options, report.input)
+    found = _source(source, server, index, recipe, qualified_ids, options, report.input)
     read_from = found if isinstance(found, Index) else None
     first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
+    told = not given("fields")
     with progress("documents", expected_documents(found)) as update, keeping(report):
+
+        def advance(done: IngestReport) -> None:
+            nonlocal told
+            stored = done.unchanged + done.updated
+            update(done.encoded + stored, size=done.rows * row_bytes, free=stored)
+            if not told and done.input.accepted >= READ_AHEAD:  # a misspelt name is told before hours have gone
+                told = True
+                _warn_of_unseen_fields(done.input, f"none of the first {done.input.accepted:,} documents")
+
         manifest = run(
             found,
             store,
@@ -129,18 +139,24 @@ def ingest(
             index=read_from,
             dtype=dtype,
             allow_other_index=allow_other_index,
-            progress=lambda r: update(r.encoded + r.unchanged + r.updated, size=r.rows * row_bytes),
+            progress=advance,
         )
     describe(report, manifest, store)
-    if absent := given("fields") and report.input.unseen_fields:
-        warn(f"of --fields, no document has text in {', '.join(map(repr, absent))}", fields=absent)
+    if given("fields"):
+        _warn_of_unseen_fields(report.input, "no document")
     if not report.input.accepted:
         raise InputError(f"no document was accepted, so there is nothing to search; {source} holds none that is usable")
     hint("Search it:  " + next_command('rerank "your question"', store, server))
 
 
 def _source(
-    spec: str, server: OpenSearchOptions, index: str | None, qualified_ids: bool, options: Any, report: InputReport
+    spec: str,
+    server: OpenSearchOptions,
+    index: str | None,
+    recipe: Recipe,
+    qualified_ids: bool,
+    options: Any,
+    report: InputReport,
 ) -> Source:
     from ingest.sources import SourceOptions, open_source
 
@@ -149,7 +165,10 @@ def _source(
 
         refuse(NEW_INDEX, f"{spec} is only read, and stays the first stage itself")
         refuse(("format", "id_field", "columns"), f"the documents of {spec} have ids and fields already")
-        return OpenSearchSource(server.connect(), spec.removeprefix(OPENSEARCH), qualified_ids=qualified_ids)
+        found = OpenSearchSource(server.connect(), spec.removeprefix(OPENSEARCH), qualified_ids=qualified_ids)
+        if given("fields"):
+            found.check_fields(recipe.fields)
+        return found
     refuse(("qualified_ids",), "only an index that is read, opensearch:INDEX, has such ids")
     columns = tuple(c.strip() for c in options["columns"].split(",")) if options["columns"] else None
     return open_source(spec, SourceOptions(options["format"], options["id_field"], columns), report)
@@ -180,15 +199,25 @@ def _first_stage(recipe: Recipe, server: OpenSearchOptions, index: str | None, o
     return opensearch(server.connect(), index, body, into_existing=options["into_existing"], wanted=wanted)
 
 
+def _warn_of_unseen_fields(report: InputReport, who: str) -> None:
+    from ingest.fields import shown
+
+    if absent := report.unseen_fields:
+        names = ", ".join(map(repr, absent))
+        warn(f"of --fields, {who} has text in {names} (their fields: {shown(report.field_names)})", fields=absent)
+
+
 @contextmanager
 def keeping(report: IngestReport) -> Iterator[None]:
     """Say at Ctrl-C how much of the work is kept."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         stored = report.committed + report.unchanged
+        behind = f", {report.unposted:,} of them not in the index yet" if report.unposted else ""
         raise InterruptError(
-            f"interrupted; stored so far: {stored:,} {_documents(stored)}. The same command goes on from there"
+            f"interrupted; stored so far: {stored:,} {_documents(stored)}{behind}. The same command goes on from there",
+            error,
         ) from None
 
 
@@ -217,17 +246,32 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         )
     if cut := report.truncated:
         limit = manifest.document_identity["document_length"]
-        warn(f"{cut:,} {_documents(cut)} longer than the {limit} tokens the model reads, cut", truncated=cut)
+        of_these = " of those encoded now" if report.unchanged + report.updated else ""
+        warn(f"{cut:,} {_documents(cut)}{of_these} longer than the {limit} tokens the model reads, cut", truncated=cut)
     if spaced := report.input.ids_with_spaces:
         warn(f"{spaced:,} {_documents(spaced)} with white space in the id: a TREC run cannot name them", spaces=spaced)
+    for name, count in report.input.numbers.items():
+        have = "has" if count == 1 else "have"
+        warn(
+            f"{count:,} {_documents(count)} {have} a number or boolean in {name!r}, which is not encoded as text",
+            field=name,
+            numbers=count,
+        )
     if is_quiet() and (skipped := report.input.total_skipped):
         notice(f"{skipped:,} {_documents(skipped)} skipped", skipped=skipped)
     for cause, count in sorted(report.input.skipped.items()):
         warn(f"{count:,} skipped: {cause}", cause=cause, skipped=count)
-    for message in report.input.messages:
-        say(f"  {message}")
+    for refusal in report.input.refusals:
+        say(f"  {refusal}", **_place(refusal.where))
+    if more := report.input.total_skipped - len(report.input.refusals):
+        say(f"  and {more:,} more", more=more)
     times = ", ".join(f"{stage} {s:.1f}" for stage, s in report.seconds.items())
     say(f"seconds: {times}", seconds=report.seconds)
+
+
+def _place(where: str) -> dict[str, object]:
+    file, _, line = where.rpartition(":")
+    return {"file": file, "line": int(line)} if file and line.isdecimal() else {"file": where}
 
 
 def _documents(count: int) -> str:

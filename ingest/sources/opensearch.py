@@ -14,6 +14,7 @@ from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
 from colbert_rerank.opensearch import server_url
 from colbert_rerank.retry import WRITE, Retry
 from colbert_rerank.types import Document, Origin
+from ingest.sources.mapping import check_fields
 from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
 from mappings import document_fields, made_by_us
 
@@ -79,6 +80,10 @@ class OpenSearchSource:
     def origin(self) -> Origin:
         """The concrete index and its UUID; several are joined by commas."""
         return origin_of(list(self._indices.values()), qualified=self._qualified)
+
+    def check_fields(self, names: Sequence[str]) -> None:
+        """Raises UsageError where no document can have text in one of these fields, by the mapping."""
+        check_fields(list(self._indices.values()), names)
 
     def fetch(self, doc_ids: Sequence[str]) -> Iterator[Document]:
         """The documents with these ids, in any order; ids the index does not hold are left out."""

@@ -16,6 +16,8 @@ from ingest.validation import InputReport
 KINDS = ("beir", "jsonl", "tsv", "trec", "ir_datasets", "opensearch")
 FILE_FORMATS = ("beir", "jsonl", "tsv", "trec")
 
+_LINES = (".jsonl", ".ndjson", ".json", ".tsv")
+
 _EXPECTED = """A source is one of:
   a BEIR folder (corpus.jsonl[.gz])        beir
   a file of one JSON object a line         jsonl
@@ -81,6 +83,7 @@ def _kind_of(spec: str) -> str:
     if path.is_dir():
         if beir_corpus(path) is not None:
             return "beir"
+        _refuse_lines(path)
         if any(entry.is_file() or entry.is_dir() for entry in path.iterdir()):
             return "trec"
         raise InputError(f"this folder is empty. {_EXPECTED}", where=spec)
@@ -90,6 +93,16 @@ def _kind_of(spec: str) -> str:
             raise UsageError(f"unknown source type {scheme!r} in {spec!r}. {_EXPECTED}")
         raise InputError(f"no such file or folder. {_EXPECTED}", where=spec)
     return _kind_of_file(spec)
+
+
+def _refuse_lines(folder: Path) -> None:
+    """Files of one document a line are named one by one: in TREC text nobody would look for them."""
+    names = sorted(p.name for p in folder.iterdir() if p.name.lower().removesuffix(".gz").endswith(_LINES))
+    if names:
+        raise UsageError(
+            f"{folder} has no corpus.jsonl, but {', '.join(names[:3])}{' ...' if names[3:] else ''}. Name the file "
+            "itself, or call it corpus.jsonl for a BEIR folder; a folder of TREC text all the same needs --format trec"
+        )
 
 
 def _kind_of_file(path: str) -> str:

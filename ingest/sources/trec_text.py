@@ -131,7 +131,8 @@ def holds_documents(path: str) -> bool:
             start = file.read(_SNIFFED_BYTES)
         except (EOFError, OSError):  # a damaged gzip: reading it again says so, with its place
             return True
-    return re.search(rb"<DOC[\s>]", start, re.IGNORECASE) is not None
+    # Without the zero bytes of UTF-16, which is told of when the file is read.
+    return re.search(rb"<DOC[\s>]", start.replace(b"\0", b""), re.IGNORECASE) is not None
 
 
 class _NotClosedError(Exception):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +21,7 @@ from colbert_rerank.store import files as store_files
 from tests.cli.conftest import Files
 from tests.cli.terminal import invoke
 from tests.collection import documents
+from tests.server.indices import make_index
 from tests.server.rest import call
 
 GOOD = '{"_id": "d0", "text": "tides of the sea"}'
@@ -59,7 +61,7 @@ BAD_SOURCES: dict[str, tuple[list[str], int, str]] = {
     "stdin-of-what": (["-"], 2, "documents on stdin need --format jsonl, tsv or trec"),
     "no-source": ([], 2, "Missing argument 'SOURCE'"),
     "no-fields": (["{corpus}", "--fields", ","], 2, "--fields names no field"),
-    "other-fields": (["{corpus}", "--fields", "body"], 1, "Name the fields to encode with --fields"),
+    "other-fields": (["{corpus}", "--fields", "body"], 1, "name the fields to encode with --fields"),
     "columns-of-jsonl": (["{corpus}", "--columns", "id,text"], 2, "--columns names the columns of a TSV"),
     "index-without-server": (["{corpus}", "--index", "x"], 2, "--index: an index in OpenSearch needs --opensearch URL"),
     "settings-of-no-index": (["{corpus}", "--shards", "3", "--bm25-k1", "9"], 2, "--shards, --bm25-k1: an index in"),
@@ -124,6 +126,26 @@ def test_a_forgotten_server_is_asked_for(files: Files, tmp_path: Path, opensearc
     assert "To go on with that one, give --opensearch URL" in failed.error
 
 
+def test_a_field_that_an_index_cannot_have_is_refused_before_anything_is_read(
+    files: Files, tmp_path: Path, opensearch_url: str, index_name: str
+) -> None:
+    body = {"properties": {"en": {"type": "text"}, "de": {"type": "text"}}}
+    mapping = {"dynamic": "strict", "properties": {"title": {"type": "text"}, "body": body}}
+    source = {"title": "tides", "body": {"en": "of the sea"}}
+    make_index(opensearch_url, index_name, {"1": source}, mappings=mapping)
+    usual = ("ingest", f"opensearch:{index_name}", "--store", tmp_path / "store", "--opensearch", opensearch_url)
+    for fields, message in (
+        ("title,bdy.en", "the field 'bdy.en' is not there (fields of the index: body.de, body.en, title). Name"),
+        ("title,body", "the field 'body' is an object: name body.de or body.en"),
+    ):
+        failed = invoke(*usual, "--model", files.model, "--fields", fields)
+        assert failed.status == 2
+        assert failed.error.startswith(f"index '{index_name}': {message}")
+        assert not (tmp_path / "store").exists()
+    done = invoke(*usual, "--model", files.model, "--fields", "title,body.en").check()
+    assert "Warning" not in done.err
+
+
 def closed_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -179,6 +201,26 @@ BAD_STORES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "newer-format": (number_the_format_9, "store format 9; this version reads format 1", "Use a newer"),
     "no-bm25-index": (drop_the_bm25_index, "no embedded BM25 index", "Run the same"),
 }
+
+
+def test_an_index_that_opensearch_refuses_leaves_no_store(files: Files, tmp_path: Path, opensearch_url: str) -> None:
+    usual = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    failed = invoke(*usual, "--opensearch", opensearch_url, "--index", "UPPER")
+    assert failed.status == 2
+    assert "OpenSearch refuses to make the index 'UPPER'" in failed.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_documents_says_so(files: Files, tmp_path: Path) -> None:
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    corpus.write_text('{"_id": "1"}\n')
+    assert invoke("ingest", corpus, "--store", store, "--model", files.model).status == 1
+    arguments = ("--topics", files.topics, "--store", store, "--model", files.model, "--output", tmp_path / "run")
+    for failed in (invoke("run", *arguments), invoke("rerank", "tides", *arguments[2:6])):
+        assert failed.status == 1
+        assert failed.error == f"{store}: this store holds no documents yet: put some into it with `ingest`"
+    invoke("ingest", files.corpus, "--store", store, "--model", files.model).check()
+    invoke("rerank", "tides", *arguments[2:6]).check()
 
 
 @pytest.mark.parametrize(("harm", "what", "advice"), BAD_STORES.values(), ids=BAD_STORES)
@@ -368,9 +410,9 @@ def test_a_full_disk_while_a_store_is_written(files: Files, tmp_path: Path, monk
     assert f"({60 - kept} encoded, {kept} stored before)" in invoke(*command).check().err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
-    files: Files, tmp_path: Path, how: signal.Signals
+    files: Files, tmp_path: Path, how: signal.Signals, status: int
 ) -> None:
     """All documents fit one unit: what is encoded of it is kept."""
     encode, kept = Encoder.encode_batches, 0
@@ -386,9 +428,11 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
     with patch.object(Encoder, "encode_batches", interrupted):
         stopped = invoke(*command)
-    assert stopped.status == 130
+    assert stopped.status == status
     assert stopped.error == (f"interrupted; stored so far: {kept} documents. The same command goes on from there")
-    assert stopped.err == (f"Warning: storing what is encoded; a second Ctrl-C gives that up\nError: {stopped.error}\n")
+    assert stopped.err == (
+        f"Warning: storing what is encoded; interrupting again gives that up\nError: {stopped.error}\n"
+    )
     search = ("rerank", "tides", "--store", tmp_path / "store", "--model", files.model)
     assert f"the store holds {kept} documents" in invoke(*search).check().err
     assert len(Store.open(tmp_path / "store")) == kept
@@ -400,14 +444,39 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     assert again.gather(ids).values.tobytes() == whole.gather(ids).values.tobytes()
 
 
-def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path) -> None:
+def test_ctrl_c_says_what_is_not_in_the_index_yet(
+    files: Files, tmp_path: Path, opensearch_url: str, index_name: str
+) -> None:
+    """The postings of what is stored last wait for the next time: a server may hang, and Ctrl-C is to end it now."""
+    encode = Encoder.encode_batches
+
+    def interrupted(*args: object) -> Iterator[object]:
+        yield from islice(encode(*args), 3)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+
+    command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    into = ("--opensearch", opensearch_url, "--index", index_name)
+    with patch.object(Encoder, "encode_batches", interrupted):
+        stopped = invoke(*command, *into)
+    kept = len(Store.open(tmp_path / "store"))
+    assert 0 < kept < 60
+    assert stopped.error == (
+        f"interrupted; stored so far: {kept} documents, {kept} of them not in the index yet. "
+        "The same command goes on from there"
+    )
+    assert "posted" not in invoke(*command, *into).check().err
+    assert call(opensearch_url, "GET", f"/{index_name}/_count").json()["count"] == 60
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path, how: signal.Signals, status: int) -> None:
     encode, calls = Encoder.encode_queries, 0
 
     def interrupted(self: Encoder, texts: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(how)
         return encode(self, texts)
 
     output = tmp_path / "run"
@@ -415,7 +484,7 @@ def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path) ->
     usual = ["--topics", files.topics, "--store", files.store, "--model", files.model, "--output", output]
     with patch.object(Encoder, "encode_queries", interrupted):
         stopped = invoke("run", *usual)
-    assert stopped.status == 130
+    assert stopped.status == status
     assert stopped.err == "Error: interrupted; no run was written, and the same command starts it again\n"
     assert output.read_text() == "an earlier run\n"
     assert list(tmp_path.iterdir()) == [output]

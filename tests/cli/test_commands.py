@@ -217,14 +217,80 @@ def test_skipped_documents_are_counted_and_named(files: Files, tmp_path: Path) -
     assert invoke(*arguments, "--quiet").check().err == "2 documents skipped\n"
 
 
+def test_skipped_documents_after_the_tenth_are_counted_and_each_has_its_place(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "tides"}\n' + "{\n" * 19)
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model, "--on-error", "skip")
+    lines = invoke(*arguments).check().err.splitlines()
+    assert sum(line.startswith(f"  {corpus}:") for line in lines) == 10
+    assert "  and 9 more" in lines
+    logged = [json.loads(line) for line in invoke(*arguments, "--log-format", "json").check().err.splitlines()]
+    places = [(line["file"], line["line"]) for line in logged if "file" in line]
+    assert places == [(str(corpus), number) for number in range(2, 12)]
+    assert [line["more"] for line in logged if "more" in line] == [9]
+    corpus.write_text('{"_id": "a", "text": "tides"}\n' + "{\n" * 10)
+    assert "more" not in invoke(*arguments).check().err
+
+
+def test_after_a_resume_documents_that_were_cut_are_those_encoded_now(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": str(number), "text": "tide " * 500}) for number in range(2)]
+    corpus.write_text(lines[0])
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model)
+    assert "Warning: 1 document longer than the " in invoke(*arguments).check().err
+    corpus.write_text("\n".join(lines))
+    assert "Warning: 1 document of those encoded now longer than the " in invoke(*arguments).check().err
+
+
+def test_ids_with_white_space_are_told_each_time(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        '{"_id": "a b", "text": "tides"}\n{"_id": "c\u3000d", "text": "sea"}\n{"_id": "e", "text": "sun"}\n'
+    )
+    for _ in range(2):  # unchanged documents, too
+        done = invoke("ingest", corpus, "--store", tmp_path / "store", "--model", files.model).check()
+        assert "Warning: 2 documents with white space in the id: a TREC run cannot name them\n" in done.err
+
+
 def test_a_field_that_no_document_has_is_named(files: Files, tmp_path: Path) -> None:
     arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
     done = invoke(*arguments, "--fields", "titel,text").check()
-    assert "Warning: of --fields, no document has text in 'titel'\n" in done.err
+    assert "Warning: of --fields, no document has text in 'titel' (their fields: title, text" in done.err
+    assert "of the first" not in done.err, "it is told once"
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"_id": "a", "text": "tides"}\n')
     done = invoke("ingest", corpus, "--store", tmp_path / "other", "--model", files.model).check()
     assert "no document has text" not in done.err, "title is asked for by default only"
+
+
+def test_a_field_that_no_document_has_is_named_long_before_the_end(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under --on-error stop a document without any text stops the ingest: another field has text here."""
+    monkeypatch.setattr("ingest.pipeline.READ_AHEAD", 8)
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [f'{{"_id": "{i}", "title": "tide {i}", "body": {{"en": "sea", "de": "Meer"}}}}' for i in range(40)]
+    corpus.write_text("\n".join([*lines, "{"]))
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model)
+    failed = invoke(*arguments, "--fields", "title,body")
+    assert failed.err.count("Warning: ") == 1
+    assert (
+        "Warning: of --fields, none of the first 8 documents has text in 'body' "
+        "(their fields: title, body.en, body.de)\n" in failed.err
+    )
+    assert "none of the first" not in invoke(*arguments, "--fields", "title,body.en").err
+
+
+def test_numbers_and_booleans_in_encoded_fields_are_counted(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    years = ("1999", '"1999"', "true", '["a", [7]]', "null", '""')
+    lines = [f'{{"_id": "{i}", "text": "tide", "year": {year}}}' for i, year in enumerate(years)]
+    corpus.write_text("\n".join(lines))
+    arguments = ("ingest", corpus, "--store", tmp_path / "store", "--model", files.model, "--fields", "text,year")
+    warning = "Warning: 3 documents have a number or boolean in 'year', which is not encoded as text\n"
+    for _ in range(2):  # unchanged documents, too
+        assert warning in invoke(*arguments).check().err
+    assert "number or boolean" not in invoke(*arguments[:2], "--store", tmp_path / "b", *arguments[4:6]).check().err
 
 
 def test_a_first_ingest_that_failed_does_not_bind_the_next(files: Files, tmp_path: Path) -> None:

@@ -74,6 +74,11 @@ def test_errors_are_json_too(tmp_path: Path, arguments: list[str], status: int, 
     assert message in str(line["message"])
 
 
+def test_times_are_of_rfc_3339(tmp_path: Path) -> None:
+    (line,) = logged(invoke("eval", tmp_path / "nothing", "--qrels", "x", "--log-format", "json").err)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", str(line["time"]))
+
+
 def test_quiet_prints_results_and_nothing_else(files: Files, tmp_path: Path) -> None:
     assert invoke(*ingest_again(files, tmp_path, "-q")).check()[1:] == ("", "")
     usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "-q")
@@ -157,7 +162,6 @@ def test_pace_is_that_of_the_last_half_minute() -> None:
     clock = Clock()
     pace = Pace(1_000_000, clock)
     assert pace.describe(0) == ""
-    pace.add(500_000)  # a resumed ingest: found in the store
     for _ in range(100):
         clock.now += 1
         pace.add(500_000 + int(clock.now - 1000) * 40)
@@ -167,6 +171,23 @@ def test_pace_is_that_of_the_last_half_minute() -> None:
     clock.now += 2 * WINDOW
     pace.add(504_060)
     assert pace.describe(0) == "1.0/s, 137:45:40 left"
+
+
+def test_pace_is_that_of_work() -> None:
+    clock = Clock()
+    pace = Pace(1_000_000, clock)
+    for _ in range(10):  # a resumed ingest: found in the store
+        clock.now += 1
+        pace.add(int(clock.now - 1000) * 50_000, free=int(clock.now - 1000) * 50_000)
+        assert pace.describe(0) == ""
+    clock.now += 2
+    pace.add(500_080, free=500_000)
+    assert pace.describe(0) == "40/s, 3:28:18 left"
+    pace = Pace(1_000_000, clock)
+    for step in range(100):  # every hundredth document has changed
+        clock.now += 1
+        pace.add(4_000 * step, free=3_960 * step)
+    assert pace.describe(0) == "40/s, 2:31 left"
 
 
 def test_pace_without_a_total_has_no_end() -> None:
@@ -227,15 +248,16 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
     assert done.stderr == "Error: cannot write the output: No space left on device\n"
 
 
-def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_ctrl_c_while_it_waits_for_its_input(files: Files, tmp_path: Path, how: signal.Signals, status: int) -> None:
     os.mkfifo(tmp_path / "corpus.jsonl")  # which waits for someone to write to it
     arguments = ingest_again(files._replace(corpus=tmp_path / "corpus.jsonl"), tmp_path, "--format", "jsonl")
     command = [str(COMMAND), *map(str, arguments)]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus.jsonl").open("w"):  # returns when it is being read
-        waiting.send_signal(signal.SIGINT)
+        waiting.send_signal(how)
         out, err = waiting.communicate(timeout=60)
-    assert waiting.returncode == 130
+    assert waiting.returncode == status
     assert out == ""
     assert err == "Error: interrupted; stored so far: 0 documents. The same command goes on from there\n"
 

@@ -45,7 +45,11 @@ BAD_LINES = {
     "id-of-600-bytes": (f'{{"_id": "{"é" * 300}", "text": "t"}}', "id too long", "has 600 bytes"),
     "id-with-an-escaped-tab": ('{"_id": "a\\tb", "text": "t"}', "control character in id", "holds a control character"),
     "used-id": ('{"_id": "d0", "text": "t"}', "duplicate id", "id 'd0' was already used"),
-    "empty-text": ('{"_id": "d1", "title": "", "text": " "}', "empty text", "has no text in title, text"),
+    "empty-text": (
+        '{"_id": "d1", "title": "", "text": " "}',
+        "empty text",
+        "has no text to encode: title is empty, text is empty",
+    ),
     "half-a-surrogate-in-text": ('{"_id": "d1", "text": "\\ud83d"}', "lone surrogate", "half of a surrogate pair"),
     "half-a-surrogate-in-a-key": ('{"_id": "d1", "text": "t", "\\uDE00": 1}', "lone surrogate", "surrogate pair"),
     "latin-1": ('{"_id": "d1", "text": "café"}'.encode("latin-1"), "not UTF-8", "byte 0xe9 at column 27"),
@@ -73,7 +77,7 @@ def test_a_bad_line_of_jsonl(tmp_path: Path, line: str | bytes, cause: str, mess
     report = InputReport("skip")
     assert ingest(path, report) == ["d0", "d9"]
     assert report.skipped == {cause: 1}
-    assert report.messages == [str(refusal.value)]
+    assert list(map(str, report.refusals)) == [str(refusal.value)]
 
 
 def test_a_bad_first_line_does_not_settle_the_id_field(tmp_path: Path) -> None:

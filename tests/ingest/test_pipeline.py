@@ -215,7 +215,7 @@ def test_skipped_documents_are_counted(folder: Path, tiny_encoder: Encoder) -> N
     assert report.input.skipped == {"empty text": 2, "duplicate id": 1, "reserved id": 1}
     assert report.input.accepted == report.encoded == 3
     assert stored_ids(folder) == ["d0", "d2", "last"]
-    assert [m.split(":")[0] for m in report.input.messages] == ["line 1", "line 3", "line 4", "line 5"]
+    assert [refusal.where for refusal in report.input.refusals] == ["line 1", "line 3", "line 4", "line 5"]
 
 
 def test_a_list_keeps_what_came_before_an_error() -> None:
@@ -401,7 +401,7 @@ def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None
         (7, 2, True),
         (8, 2, True),
     ]
-    assert report.posted == 0
+    assert (report.posted, report.unposted) == (0, 0)
     assert not (folder / "bm25").exists()
 
 
@@ -676,10 +676,11 @@ def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
     kept = len(Store.open(folder))
     assert 0 < kept < 40
     assert report.committed == report.encoded == kept
+    assert report.unposted == kept - report.posted
     assert first.stopped.is_set()
     monkeypatch.undo()
     report = run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=first)
-    assert (report.encoded, report.unchanged) == (40 - kept, kept)
+    assert (report.encoded, report.unchanged, report.unposted) == (40 - kept, kept, 0)
     assert sorted(first.posted) == sorted(d.doc_id for d in real(40))
     assert Store.open(folder).manifest.complete
 
@@ -720,7 +721,24 @@ def test_a_lost_server_costs_nothing_that_is_encoded(folder: Path, tiny_encoder:
     report = IngestReport(InputReport())
     with pytest.raises(OpenSearchUnreachableError):
         run(real(40), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=Unreachable(folder))
-    assert 0 < len(Store.open(folder)) == report.encoded == report.committed < 40
+    assert 0 < len(Store.open(folder)) == report.encoded == report.committed == report.unposted < 40
+
+
+def test_what_was_stored_before_and_is_not_posted_counts_at_ctrl_c(
+    folder: Path, tiny_encoder: Encoder, small_units: None
+) -> None:
+    with pytest.raises(OpenSearchUnreachableError):
+        run(real(40), folder, tiny_encoder, recipe=RECIPE, first_stage=Unreachable(folder))
+    kept = len(Store.open(folder))
+
+    def source() -> Iterator[Document]:
+        yield from real(kept)
+        raise KeyboardInterrupt
+
+    report = IngestReport(InputReport())
+    with pytest.raises(KeyboardInterrupt):
+        run(source(), folder, tiny_encoder, recipe=RECIPE, report=report, first_stage=Recording(folder))
+    assert 0 < report.unchanged == report.unposted <= kept
 
 
 def test_a_full_disk_is_graver_than_ctrl_c(
@@ -779,6 +797,44 @@ def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: 
     assert made == []
     run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
     assert made == ["index"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a folder of others"])
+def test_a_refused_ingest_into_a_new_store_leaves_nothing_behind(
+    tmp_path: Path, tiny_encoder: Encoder, before: str
+) -> None:
+    folder = tmp_path / "stores" / "new"
+    if before != "nothing":
+        folder.mkdir(parents=True)
+    if before == "a folder of others":
+        (folder / ".notes").touch()
+    there = sorted(tmp_path.rglob("*"))
+
+    def opener(make: bool) -> FakeFirstStage:
+        assert (folder / "manifest.json").exists()
+        raise UsageError("OpenSearch refuses to make the index")
+
+    with pytest.raises(UsageError, match="refuses to make the index"):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener)
+    assert sorted(tmp_path.rglob("*")) == there
+    run(documents("one fish"), folder, tiny_encoder)
+    with pytest.raises(UsageError, match="refuses to make the index"):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
+    assert stored_ids(folder) == ["d0"]
+
+
+def test_a_store_without_documents_that_was_there_before_a_refused_ingest_stays(
+    folder: Path, tiny_encoder: Encoder
+) -> None:
+    run([], folder, tiny_encoder)
+    before = Store.open(folder).manifest
+
+    def opener(make: bool) -> FakeFirstStage:
+        raise UsageError("OpenSearch refuses to make the index")
+
+    with pytest.raises(UsageError):
+        run(documents("one fish"), folder, tiny_encoder, first_stage=opener)
+    assert Store.open(folder).manifest == before
 
 
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(

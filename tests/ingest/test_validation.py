@@ -90,11 +90,27 @@ def test_a_document_that_was_refused_does_not_use_up_its_id() -> None:
     assert report.skipped == {"empty text": 1}
 
 
-@pytest.mark.parametrize("fields", [{}, {"text": " \n"}, {"body": "t"}, {"text": 5}, {"text": None}])
-def test_an_empty_text_is_refused_and_the_fields_are_named(fields: dict[str, object]) -> None:
-    there = ", ".join(fields) or "none"
-    with pytest.raises(InputError, match=rf"document '7' has no text in title, text \(its fields: {there}\)"):
+WITHOUT_TEXT: dict[str, tuple[dict[str, object], str, str]] = {
+    "no-fields": ({}, "is missing", "none"),
+    "empty": ({"text": " \n"}, "is empty", "text"),
+    "empty-list": ({"text": ["", []]}, "is empty", "text"),
+    "another-field": ({"body": "t"}, "is missing", "body"),
+    "number": ({"text": 5}, "is a number, which is not encoded", "text"),
+    "boolean": ({"text": [True]}, "is a boolean, which is not encoded", "text"),
+    "null": ({"text": None}, "is null", "text"),
+    "object": ({"text": {"en": "t", "de": "t"}}, "is an object: name text.en or text.de", "text.en, text.de"),
+    "objects": ({"text": [{"en": "t"}, {"de": {"a": "t"}}]}, "name text.en or text.de.a", "text.en, text.de.a"),
+    "empty-object": ({"text": {}}, "is an object: name a field within it", "text"),
+    "many-fields": ({f"f{i}": "t" for i in range(14)}, "is missing", "f9, f10, f11 and 2 more"),
+}
+
+
+@pytest.mark.parametrize(("fields", "why", "there"), WITHOUT_TEXT.values(), ids=WITHOUT_TEXT)
+def test_a_document_without_text_is_refused_and_why_is_told(fields: dict[str, object], why: str, there: str) -> None:
+    with pytest.raises(InputError, match="document '7' has no text to encode: title is missing, text is") as refusal:
         take([Document("7", fields, "corpus.jsonl:1")], InputReport())
+    assert why in str(refusal.value)
+    assert f"{there}). Give it a text, or name the fields to encode with --fields" in str(refusal.value)
 
 
 def test_half_a_surrogate_in_the_text_is_refused() -> None:
@@ -113,12 +129,12 @@ def test_control_characters_in_a_text_are_left_to_the_tokenizer() -> None:
     assert text == "a\x00b\x0cc"
 
 
-def test_only_the_first_ten_messages_are_kept() -> None:
+def test_only_the_first_ten_refusals_are_kept() -> None:
     report = InputReport("skip")
     documents = [doc("", where=f"corpus.jsonl:{i}") for i in range(1, 101)]
     assert take(documents, report) == []
     assert report.skipped == {"empty id": 100}
-    assert report.messages == [f"corpus.jsonl:{i}: the id is empty" for i in range(1, 11)]
+    assert list(map(str, report.refusals)) == [f"corpus.jsonl:{i}: the id is empty" for i in range(1, 11)]
 
 
 @given(st.lists(st.text(st.characters(), max_size=6), unique=True))
