@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter
+from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter, pylate
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import AS_MEANT, Built, Choices, check_lengths
 from colbert_rerank.checkpoints.location import STARTER, locate
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_MEANT", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
 
-LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, bge_m3)
+# In order: what the weights show goes before what another file says of them.
+LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, bge_m3, pylate)
 # Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
 PROBES = (
     "What is late interaction?",
@@ -60,7 +61,7 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
     Raises CheckpointError where the folder holds no known layout, naming the tensors found.
     """
     files = Files(locate(name))
-    if not files.has("config.json") and not any(files.folder.glob(colbert_v1.DNN)):
+    if not any(map(files.has, ("config.json", pylate.MODULES))) and not any(files.folder.glob(colbert_v1.DNN)):
         raise CheckpointError(f"{files.folder}: no config.json here, so this is not a checkpoint folder")
     layout = next((layout for layout in LAYOUTS if layout.matches(files)), None)
     if layout is None:

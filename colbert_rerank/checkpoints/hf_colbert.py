@@ -9,7 +9,7 @@ from typing import Any
 
 from colbert_rerank.checkpoints import bert_colbert
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, Choices
+from colbert_rerank.checkpoints.layout import Built, Choices, defaults_of
 
 NAME = "HF_ColBERT"
 METADATA = "artifact.metadata"
@@ -34,7 +34,7 @@ def build(files: Files, choices: Choices) -> Built:
     markers = [
         bert_colbert.marker(files.folder, files.tokenizer, settings[key]) for key in ("query_token_id", "doc_token_id")
     ]
-    assumed = tuple(f"{key} = {value!r}, colbert-ai's default" for key, value in DEFAULTS.items() if key not in stated)
+    assumed = defaults_of(files, METADATA, stated, DEFAULTS, "colbert-ai")
     return bert_colbert.build(
         files, files.tensors, files, settings, (markers[0], markers[1]), f"an {NAME} checkpoint", assumed
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.spec import EncoderSpec
 from colbert_rerank.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None, hidden: int, folder:
     if bias is not None:
         made.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
     return made
+
+
+def defaults_of(
+    files: Files, name: str, stated: Mapping[str, object], defaults: Mapping[str, object], library: str
+) -> tuple[str, ...]:
+    """What the settings in the file ``name`` leave to the defaults of a library; a missing file is said aloud."""
+    assumed = [f"{key} = {value!r}" for key, value in defaults.items() if key not in stated]
+    if not files.has(name):
+        _log.warning(
+            "%s: %s is missing, so %s's defaults are assumed: %s", files.folder, name, library, ", ".join(assumed)
+        )
+    return tuple(f"{line}, {library}'s default" for line in assumed)
 
 
 def check_lengths(folder: Path, lengths: Mapping[str, object], limit: int) -> None:
