@@ -1,4 +1,4 @@
-"""The HF_ColBERT layout of colbert-ai (v2): colbertv2.0, answerai-colbert-small, jina-colbert-v1.
+"""The HF_ColBERT layout of colbert-ai (v2): colbertv2.0, answerai-colbert-small, jina-colbert-v1 and v2.
 
 What ``artifact.metadata`` does not state is colbert-ai's default (colbert/infra/config/settings.py).
 """

@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, Choices, tuple[str, ...]]] = {
     "colbert_v1_dnn_cosine": ("colbert_v1_dnn_cosine", Choices(base=BASE), ()),
     "hofstaetter": ("hofstaetter", Choices(), ()),
     "jina_v1": ("jina_v1", Choices(), ()),
+    "jina_v2": ("jina_v2", Choices(), ()),
     "pylate_bert": ("pylate_bert", Choices(), ()),
     "pylate_modernbert": ("pylate_modernbert", Choices(), ()),
     "pylate_bert_st": ("pylate_bert", Choices(), ()),
