@@ -5,6 +5,8 @@ Ids like "1" exist everywhere, and a wrong pair would be scored without a sound.
 
 from __future__ import annotations
 
+import logging
+
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
 from colbert_rerank.store import Store
@@ -13,6 +15,8 @@ from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
 SAMPLE = 20
 # A copy may have moved on a little since it was made; an unrelated index shares next to no text.
 ENOUGH = 16
+
+_log = logging.getLogger(__name__)
 
 
 def check_origin(store: Store, candidates: Index, *, allow_other_index: bool = False) -> None:
@@ -35,7 +39,7 @@ def check_origin(store: Store, candidates: Index, *, allow_other_index: bool = F
 def check_copy(store: Store, index: Index) -> None:
     """Refuse an index that is no copy of the one the store was made from, by 20 sampled documents.
 
-    Raises StoreMismatchError.
+    Logs how many of them were equal: as a warning where not all were. Raises StoreMismatchError.
     """
     ids = _sample(store)
     stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
@@ -46,6 +50,14 @@ def check_copy(store: Store, index: Index) -> None:
             f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(index.origin)} with the text "
             "they were encoded from: this is not a copy of the index the store was made from"
         )
+    outcome = (
+        f"{store.folder}: {equal} of {len(ids)} sampled documents have the text they were encoded from in "
+        f"{named(index.origin)}"
+    )
+    if equal < len(ids):
+        _log.warning("%s; the others were changed or removed there since, and count with their old vectors", outcome)
+    else:
+        _log.info(outcome)
 
 
 def same(a: Origin, b: Origin) -> bool:

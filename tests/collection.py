@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest, Store
-from colbert_rerank.types import Document, Origin, Query
+from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from ingest.first_stage import FirstStageOpener, Posting
 from ingest.pipeline import IngestReport
 from ingest.pipeline import ingest as run
@@ -58,6 +58,24 @@ class FakeFirstStage:
 
     def stop(self) -> None:
         self.stopped.set()
+
+
+class FakeIndex:
+    """Candidates out of a list of documents; a search finds none of them."""
+
+    COPY = Origin("opensearch", "copy", "uuid-2")
+
+    def __init__(self, some: Sequence[Document], origin: Origin | None = COPY) -> None:
+        self.origin = origin
+        self.documents = {d.doc_id: d for d in some}
+        self.asked: list[str] = []
+
+    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        return iter([[] for _ in queries])
+
+    def fetch(self, doc_ids: Sequence[str]) -> list[Document]:
+        self.asked += doc_ids
+        return [self.documents[i] for i in doc_ids if i in self.documents]
 
 
 def documents(count: int, start: int = 0) -> list[Document]:

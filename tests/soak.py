@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import signal
 import sys
 import time
@@ -60,6 +61,7 @@ def main() -> int:
     output = Path(__file__).parents[1] / "benchmarks" / "results" / "soak.json"
     parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
+    logging.getLogger("colbert_rerank").addHandler(logging.NullHandler())  # damage warns by the thousand
     rows = []
     with OpenSearchNode() as node:
         for proof in proofs(node.url):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import Store
-from colbert_rerank.types import Document, Origin, Query, ScoredDoc
-from tests.collection import FakeFirstStage, bm25_of, documents, ingested, numbered
+from colbert_rerank.types import Document, Origin, Query
+from tests.collection import FakeFirstStage, FakeIndex, bm25_of, documents, ingested, numbered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COUNT = 30
-OTHER = Origin("opensearch", "copy", "uuid-2")
+OTHER = FakeIndex.COPY
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +40,6 @@ def cities(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> S
 def broken(rivers: Store, tmp_path: Path) -> Store:
     """A copy of a store that the test may break."""
     return Store.open(shutil.copytree(rivers.folder, tmp_path / "store"))
-
-
-class FakeIndex:
-    """Candidates out of a list of documents."""
-
-    def __init__(self, some: Sequence[Document], origin: Origin | None = OTHER) -> None:
-        self.origin = origin
-        self.documents = {d.doc_id: d for d in some}
-        self.asked: list[str] = []
-
-    def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
-        return iter([[] for _ in queries])
-
-    def fetch(self, doc_ids: Sequence[str]) -> list[Document]:
-        self.asked += doc_ids
-        return [self.documents[i] for i in doc_ids if i in self.documents]
 
 
 def test_the_ids_do_overlap(rivers: Store, cities: Store) -> None:
@@ -94,10 +79,17 @@ def test_an_open_search_index_is_another_index(rivers: Store) -> None:
     assert copy.asked == [], "nothing is compared without leave"
 
 
-def test_a_reindexed_copy_is_accepted_where_allowed(rivers: Store) -> None:
+def test_a_reindexed_copy_is_accepted_where_allowed(rivers: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "colbert_rerank.binding")
     copy = FakeIndex(numbered(documents(COUNT)))
     check_origin(rivers, copy, allow_other_index=True)
     assert len(copy.asked) == len(set(copy.asked)) == 20
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.message == (
+        f"{rivers.folder}: 20 of 20 sampled documents have the text they were encoded from in OpenSearch index 'copy' "
+        "(uuid uuid-2)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +98,9 @@ def test_a_reindexed_copy_is_accepted_where_allowed(rivers: Store) -> None:
     ids=["none", "a-few", "one-too-many", "all"],
 )
 @pytest.mark.parametrize("how", ["gone", "other-text"])
-def test_a_copy_that_has_moved_on(rivers: Store, changed: int, accepted: bool, how: str) -> None:
+def test_a_copy_that_has_moved_on(
+    rivers: Store, caplog: pytest.LogCaptureFixture, changed: int, accepted: bool, how: str
+) -> None:
     copy = FakeIndex(numbered(documents(COUNT)))
     check_origin(rivers, copy, allow_other_index=True)
     for doc_id in copy.asked[:changed]:
@@ -114,8 +108,12 @@ def test_a_copy_that_has_moved_on(rivers: Store, changed: int, accepted: bool, h
             del copy.documents[doc_id]
         else:
             copy.documents[doc_id] = Document(doc_id, {"text": "edited since"})
+    caplog.clear()
     if accepted:
         check_origin(rivers, copy, allow_other_index=True)
+        warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
+        assert len(warnings) == (changed > 0)
+        assert all(f": {20 - changed} of 20 sampled documents have the text they" in w for w in warnings)
         return
     with pytest.raises(
         StoreMismatchError, match=f"of 20 sampled documents only {20 - changed} are in OpenSearch index"

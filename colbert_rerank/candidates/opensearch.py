@@ -61,7 +61,8 @@ class OpenSearchCandidates:
         if len(self._indices) > 1 and not qualified_ids:
             raise UsageError(
                 f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
-                "name several documents; name one of them, or ask for qualified ids (index/id)"
+                "name several documents; name one of them. To search them all, ids must read INDEX/ID in the store as "
+                f"well: make one with `ingest opensearch:{index} --qualified-ids`"
             )
         self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
         self._ids = IdSource.COLUMN if all(map(_has_id_column, self._indices.values())) else IdSource.FIELDDATA

@@ -18,6 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("colbert_rerank.cli")
 _PACKAGES = ("colbert_rerank", "ingest")
+# Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for.
+_SPOKEN = (_log.name, "colbert_rerank.binding")
 _NOTICE = logging.ERROR + 5
 logging.addLevelName(_NOTICE, "NOTICE")
 
@@ -68,7 +70,8 @@ def configure(log_format: str = "text") -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(logging.WARNING)
-    _log.setLevel(logging.INFO)
+    for name in _SPOKEN:
+        logging.getLogger(name).setLevel(logging.INFO)
     root = logging.getLogger()
     if not root.handlers:  # else Python would print the warnings of libraries as a last resort
         root.addHandler(logging.NullHandler())
@@ -189,5 +192,5 @@ def _verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def _set_level(level: int) -> None:
-    for name in (*_PACKAGES, _log.name):
+    for name in (*_PACKAGES, *_SPOKEN):
         logging.getLogger(name).setLevel(level)

@@ -21,7 +21,7 @@ from colbert_rerank.cli.options import (
     opensearch_options,
     ranking_options,
 )
-from colbert_rerank.cli.output import output_options, table, warn
+from colbert_rerank.cli.output import line_width, output_options, table, warn
 from colbert_rerank.cli.report import warn_of_gaps
 from colbert_rerank.errors import UsageError
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from colbert_rerank.types import Candidates, ScoredDoc
 
 SHOWN = 72  # characters of a document's text, where no terminal cuts the line
+ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 
 
 @click.command(cls=Command)
@@ -98,7 +99,7 @@ def rerank(
     rows = [
         [
             str(rank),
-            d.doc_id,
+            _shown_id(d.doc_id),
             f"{d.score:.6f}" if d.scored else "unscored",
             str(was[d.doc_id][0]),
             texts.get(d.doc_id, ""),
@@ -106,6 +107,14 @@ def rerank(
         for rank, d in enumerate(shown, start=1)
     ]
     table("", ["rank", "id", "score", "first stage", "text"], rows, left=(1, 4))
+
+
+def _shown_id(doc_id: str) -> str:
+    """On a terminal without the middle of a long id, which would push the text away; for scripts as it is."""
+    if line_width() is None or len(doc_id) <= ID_SHOWN:
+        return doc_id
+    kept = (ID_SHOWN - 1) // 2  # at the end as much, where the URLs of one site begin to differ
+    return doc_id[: ID_SHOWN - 1 - kept] + "…" + doc_id[-kept:]
 
 
 def _texts(candidates: Candidates, shown: list[ScoredDoc], recipe: Recipe) -> dict[str, str]:

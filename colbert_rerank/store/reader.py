@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
-from colbert_rerank.store.segment import Segment, read_index
+from colbert_rerank.store.segment import Segment, index_fault, read_index
 from colbert_rerank.store.unit import UNKNOWN
+
+_log = logging.getLogger(__name__)
 
 
 class Gathered(NamedTuple):
@@ -55,7 +58,7 @@ class Store:
         """Open the newest generation in ``folder``.
 
         Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError (a file is missing, truncated
-        or not the one that the manifest lists).
+        or not the one that the manifest lists). Only the id index may be: it is made again, in memory, with a warning.
         """
         path = Path(folder)
         manifest = manifests.load(path)
@@ -116,7 +119,21 @@ class Store:
 
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:
-    entry = manifest.index
-    if entry is None:  # an ingest is under way, or was interrupted
-        return ids.build([segment.columns for segment in segments])
-    return read_index(folder, entry)
+    if manifest.index is None:  # an ingest is under way, or was interrupted
+        return _built(segments)
+    try:
+        return read_index(folder, manifest.index)
+    except StoreCorruptError as error:
+        if manifests.load(folder).generation != manifest.generation:
+            raise  # a writer has replaced it, and `Store.open` goes on with the newer generation
+        index = _built(segments)
+        _log.warning(
+            "%s. Nothing is lost: the id index was made in memory from the segments, as it will be at each opening, "
+            "until the next `ingest` into this store writes it again",
+            index_fault(error),
+        )
+        return index
+
+
+def _built(segments: Sequence[Segment]) -> dict[str, Array]:
+    return ids.build([segment.columns for segment in segments])

@@ -123,3 +123,8 @@ def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
         if found[name].shape != (size,):
             raise StoreCorruptError(f"{path}: column {name} has shape {found[name].shape}, not {(size,)}")
     return found
+
+
+def index_fault(error: StoreCorruptError) -> str:
+    """What `read_index` found wrong, without advice to restore a file that can be made from the others."""
+    return str(error).removesuffix(layout.RESTORE).rstrip(". ")

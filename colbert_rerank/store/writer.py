@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ _OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids)?\.h5(\.tmp)?")
 # What a new store's folder may hold: what a writer that was killed at once left, and what file systems put there.
 _HARMLESS = {layout.SEGMENTS, layout.LOCK, layout.BM25, layout.MANIFEST + files.TEMPORARY, "lost+found"}
 MERGE_EVERY = 16  # segments
+
+_log = logging.getLogger(__name__)
 
 
 class StoreWriter:
@@ -54,6 +57,18 @@ class StoreWriter:
         segments = (*manifest.segments, entry)
         self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=False))
         return entry.file
+
+    def check_index(self) -> None:
+        """Forget an id index that is lost or damaged, so that `finish` writes another."""
+        if self.manifest.index is None:
+            return
+        try:
+            segment.read_index(self.folder, self.manifest.index)
+        except StoreCorruptError as error:
+            _log.warning(
+                "%s. Nothing is lost: this ingest writes the id index again at its end", segment.index_fault(error)
+            )
+            self.manifest = replace(self.manifest, index=None)
 
     def begin(self) -> None:
         """Note that an ingest is under way."""
@@ -183,6 +198,7 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
             writer = StoreWriter(folder, new)
             manifests.save(folder, new)
         writer.sweep()
+        writer.check_index()
         yield writer
 
 

@@ -55,7 +55,7 @@ class OpenSearchSource:
         if len(self._indices) > 1 and not qualified_ids:
             raise UsageError(
                 f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
-                "name several documents; name one of them, or ask for qualified ids (index/id)"
+                "name several documents; name one of them, or pass --qualified-ids, and ids read INDEX/ID"
             )
         for info in self._indices.values():
             _check_source(info)

@@ -343,8 +343,10 @@ def test_several_indices_behind_one_name(opensearch_url: str, index_name: str, c
         docs = {"3": {"text": "sea"}, "1": {"text": "sea"}, "2": {"text": f"{part} sea sea"}}
         make_index(opensearch_url, f"{index_name}-{part}", docs)
     client.indices.put_alias(index=f"{index_name}-*", name=f"{index_name}-all")
-    with pytest.raises(UsageError, match=f"2 indices .*{index_name}-a, {index_name}-b"):
+    with pytest.raises(UsageError, match=f"2 indices .*{index_name}-a, {index_name}-b") as refusal:
         OpenSearchCandidates(client, f"{index_name}-all", fields=["text"])
+    # the option is one of ingest's: rerank and run know by the store whether its ids are qualified
+    assert f"`ingest opensearch:{index_name}-all --qualified-ids`" in str(refusal.value)
     candidates = OpenSearchCandidates(client, f"{index_name}-all", fields=["text"], qualified_ids=True)
     assert candidates.origin.name == f"{index_name}-a,{index_name}-b"
     (hits,) = candidates.search([Query("q", "sea")], k=9)

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from colbert_rerank.cli import main
 
-LOGGERS = ("", "colbert_rerank", "colbert_rerank.cli", "ingest")
+LOGGERS = ("", "colbert_rerank", "colbert_rerank.binding", "colbert_rerank.cli", "ingest")
 
 
 class Result(NamedTuple):

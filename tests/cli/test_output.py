@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from colbert_rerank.cli import output
+from colbert_rerank.cli.options import FirstStageOptions
 from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
 from tests.cli.terminal import invoke, logging_as_it_was
+from tests.collection import FakeIndex, documents
 
 ESCAPE = "\x1b["
 COMMAND = Path(sys.executable).parent / "colbert-rerank"
@@ -83,6 +85,19 @@ def test_quiet_prints_results_and_nothing_else(files: Files, tmp_path: Path) -> 
     assert failed.error.startswith("nowhere.jsonl: no such file or folder")
 
 
+def test_how_many_sampled_texts_were_equal_is_said(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = FakeIndex(documents(DOCUMENTS))
+    monkeypatch.setattr(FirstStageOptions, "_open_index", lambda *given: copy)
+    usual = ("rerank", "who founded Publix", "--store", files.store, "--model", files.model)
+    other = ("--opensearch", "http://nowhere", "--index", "copy", "--allow-other-index")
+    said = "of 20 sampled documents have the text they were encoded from in OpenSearch index 'copy' (uuid uuid-2)"
+    assert invoke(*usual, *other).check().err.startswith(f"{files.store}: 20 {said}\n")
+    assert invoke(*usual, *other, "-q").check().err == ""
+    for doc_id in copy.asked[:2]:
+        del copy.documents[doc_id]
+    assert invoke(*usual, *other).check().err.startswith(f"Warning: {files.store}: 18 {said}; the others")
+
+
 def test_each_command_begins_with_the_usual_settings(files: Files, tmp_path: Path) -> None:
     assert invoke(*ingest_again(files, tmp_path, "-q", "--log-format", "json")).check().err == ""
     again = invoke(*ingest_again(files, tmp_path)).check()
@@ -99,6 +114,22 @@ def test_a_terminal_gets_styles_unless_it_says_no(files: Files, environ: Mapping
     lines = re.sub(r"\x1b\[\d*m", "", done.out).splitlines()
     assert max(map(len, lines)) == 60, "the text is cut where the terminal ends"
     assert "loading the model" in done.err
+
+
+def test_a_long_id_leaves_room_for_the_text_on_a_terminal_only(files: Files, tmp_path: Path) -> None:
+    uuid = "0198c2f4-7d1e-7bb3-9c55-3a1f0e6d2b77"
+    ids = [f"https://example.org/{'deep/' * 95}{n}" for n in (1, 2)] + [uuid, "d"]
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    corpus.write_text("".join(json.dumps({"_id": i, "text": "the river Publix"}) + "\n" for i in ids))
+    invoke("ingest", corpus, "--store", store, "--model", files.model).check()
+    usual = ("rerank", "Publix", "--store", store, "--model", files.model)
+    seen = invoke(*usual, environ={"COLUMNS": "100", "NO_COLOR": "1"}, terminal=True).check().out
+    short = ["https://example.or…/deep/deep/deep/1", "https://example.or…/deep/deep/deep/2"]
+    assert all(len(i) == len(uuid) for i in short)
+    assert sorted(line.split()[1] for line in seen.splitlines()[1:]) == sorted([*short, uuid, "d"])
+    assert all(line.endswith("the river Publix") for line in seen.splitlines()[1:])
+    piped = invoke(*usual).check().out
+    assert sorted(line.split()[1] for line in piped.splitlines()[1:]) == sorted(ids)
 
 
 def test_off_a_terminal_there_are_no_escapes(files: Files, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from colbert_rerank.errors import (
     NonFiniteError,
     OpenSearchError,
     OpenSearchUnreachableError,
+    StoreCorruptError,
     StoreMismatchError,
     StoreWriteError,
     UsageError,
@@ -37,7 +38,7 @@ from ingest import pipeline
 from ingest.first_stage import Posting
 from ingest.pipeline import IngestReport, ingest
 from ingest.validation import InputReport
-from tests.collection import RECIPE, FakeFirstStage, bm25_of
+from tests.collection import RECIPE, FakeFirstStage, assert_same_documents, bm25_of
 from tests.collection import documents as real
 from tests.tiny import tiny_checkpoint, tiny_weights
 
@@ -156,6 +157,25 @@ def test_nothing_is_written_where_nothing_has_changed(folder: Path, tiny_encoder
     assert (report.encoded, report.unchanged, report.posted) == (0, 2, 0)
     assert (after.segments, after.index, after.content) == (before.segments, before.index, before.content)
     assert after.complete
+
+
+def test_a_lost_id_index_is_written_again_where_nothing_has_changed(
+    folder: Path, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(documents("one fish", "two fish"), folder, tiny_encoder)
+    before = Store.open(folder).manifest
+    assert before.index
+    (folder / "segments" / before.index.file).unlink()
+    report = run(documents("one fish", "two fish"), folder, tiny_encoder)
+    assert (report.encoded, report.unchanged, report.posted) == (0, 2, 0)
+    (record,) = caplog.records
+    assert f"{before.index.file}: this file of the store is missing" in record.message
+    caplog.clear()
+    store = Store.open(folder)
+    assert store.lookup(["d0", "d1", "d2"]).found.tolist() == [True, True, False]
+    assert not caplog.records
+    assert (store.manifest.segments, store.manifest.content) == (before.segments, before.content)
+    assert store.manifest.complete
 
 
 def test_a_change_back_is_a_change(folder: Path, tiny_encoder: Encoder) -> None:
@@ -528,6 +548,36 @@ def test_other_fields_are_posted_and_nothing_is_encoded_again(folder: Path, tiny
     assert (report.updated, report.unchanged, report.posted) == (0, 3, 0)
 
 
+@pytest.mark.parametrize("reads", ["other fields", "merge"])
+def test_damaged_vectors_stop_an_ingest_that_reads_them_and_cost_nothing_else(
+    folder: Path, tiny_encoder: Encoder, reads: str
+) -> None:
+    """An ingest that reads no stored vector does not look at them; this one must not carry the damage on."""
+    old, more = documents("one fish", "two fish", "red fish"), [Document("z", {"text": "blue whale"})]
+    run(old, folder, tiny_encoder)
+    before = Store.open(folder)
+    (entry,) = before.manifest.segments
+    path = folder / "segments" / entry.file
+    good = path.read_bytes()
+    at = entry.values_offset
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    damaged = path.read_bytes()
+    assert run(old, folder, tiny_encoder).unchanged == 3, "nothing is read"
+    if reads == "other fields":
+        more.append(old.pop(0)._replace(fields={"text": "one fish", "url": "http://new"}))
+    with pytest.raises(StoreCorruptError, match=rf"{entry.file}: the vectors at byte {at} are damaged"):
+        run(more, folder, tiny_encoder)
+    assert path.read_bytes() == damaged, "left as it is for whoever wants to save it"
+    left = Store.open(folder)
+    assert left.manifest.segments[0] == entry
+    assert left.lookup(["d0", "d1", "d2"]).found.all()
+    assert bool(left.lookup(["z"]).found.all()) is (reads == "merge"), "what was committed stays"
+    path.write_bytes(good)  # from a copy
+    run([*old, *more], folder, tiny_encoder)
+    run([*old, *more], folder.with_name("whole"), tiny_encoder)
+    assert_same_documents(Store.open(folder), Store.open(folder.with_name("whole")))
+
+
 def test_fields_and_texts_that_change_together(folder: Path, tiny_encoder: Encoder, small_units: None) -> None:
     some = real(60)
     run(some, folder, tiny_encoder, recipe=RECIPE)
@@ -571,7 +621,7 @@ def test_an_interrupted_store_goes_on_with_its_index(folder: Path, tiny_encoder:
 
 @pytest.mark.parametrize("read", [True, False], ids=["an index that is read", "an index to fill"])
 def test_another_index_is_taken_for_the_stores_own_only_if_it_is_a_copy(
-    folder: Path, tiny_encoder: Encoder, read: bool
+    folder: Path, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture, read: bool
 ) -> None:
     run(documents(*(f"fish {i}" for i in range(30))), folder, tiny_encoder, first_stage=Recording(folder))
     before = (folder / "manifest.json").read_bytes()
@@ -586,8 +636,11 @@ def test_another_index_is_taken_for_the_stores_own_only_if_it_is_a_copy(
         try_it()
     assert (folder / "manifest.json").read_bytes() == before
     other.documents = {d.doc_id: d for d in documents(*(f"fish {i}" for i in range(30)))}
+    assert not caplog.records
+    other.documents.pop(Store.open(folder).index.ids()[0])  # one of those sampled
     assert try_it().encoded == 0
     assert Store.open(folder).manifest.origin == other.origin
+    assert "19 of 20 sampled documents have the text they were encoded from in" in caplog.text
 
 
 def test_what_is_missing_in_the_index_is_not_called_complete(folder: Path, tiny_encoder: Encoder) -> None:

@@ -1,8 +1,13 @@
-"""Stores that are missing, damaged, newer or forged: one named error each, and never a wrong vector."""
+"""Stores that are missing, damaged, newer or forged: one named error each, and never a wrong vector.
+
+The id index alone can be made again: where only that is damaged, everything is read as it was, with one warning.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +17,13 @@ import h5py
 import numpy as np
 import pytest
 
-from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreWriteError
+from colbert_rerank.errors import (
+    StoreCorruptError,
+    StoreFormatError,
+    StoreNotFoundError,
+    StoreReadError,
+    StoreWriteError,
+)
 from colbert_rerank.store import Store, layout, writing
 from tests.store import stores
 from tests.store.stores import Doc
@@ -50,6 +61,17 @@ def refused(folder: Path, *names: str) -> None:
         stores.assert_holds(Store.open(folder), MODEL)
     for name in names:
         assert name in str(caught.value)
+
+
+def rebuilt(folder: Path, caplog: pytest.LogCaptureFixture, *names: str) -> None:
+    """Everything is read as it was, with one warning about the id index, which names ``names``."""
+    caplog.clear()
+    stores.assert_holds(Store.open(folder), MODEL)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "colbert_rerank.store.reader")
+    for name in (*names, "until the next `ingest`"):
+        assert name in record.message
+    assert layout.RESTORE not in record.message, "advice for files that cannot be made again"
 
 
 # No store
@@ -164,7 +186,6 @@ def forge(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("segment.file", "../manifest.json"),
         ("segment.file", ""),
         ("segment.file", None),
-        ("index.documents", 3),
         ("index.file", "/etc/passwd"),
         ("segments", 5),
         ("segments", ["a"]),
@@ -185,6 +206,25 @@ def test_a_forged_manifest(folder: Path, key: str, value: object) -> None:
     refused(folder, "")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("index.documents", 3),
+        ("index.bytes", 17),
+        ("index.columns", "0123456789abcdef"),
+        ("index.file", "00000001-0123abcd.ids.h5"),
+    ],
+    ids=repr,
+)
+def test_a_manifest_that_lists_another_id_index(
+    folder: Path, caplog: pytest.LogCaptureFixture, key: str, value: object
+) -> None:
+    data = stores.read_manifest(folder)
+    forge(key, value)(data)
+    stores.sign(folder, data)
+    rebuilt(folder, caplog, stores.index_file(folder).name)
+
+
 def test_a_manifest_without_a_required_key(folder: Path) -> None:
     data = stores.read_manifest(folder)
     del data["dim"]
@@ -197,7 +237,9 @@ def test_a_manifest_without_a_required_key(folder: Path) -> None:
 
 @pytest.mark.parametrize("which", ["first", "second", "index"])
 @pytest.mark.parametrize("size", [None, 0, 1, 0.5, -1], ids=["missing", "empty", "1 byte", "half", "last byte"])
-def test_a_file_missing_or_truncated(folder: Path, which: str, size: float | None) -> None:
+def test_a_file_missing_or_truncated(
+    folder: Path, caplog: pytest.LogCaptureFixture, which: str, size: float | None
+) -> None:
     path = {"first": 0, "second": 1}.get(which)
     file = stores.index_file(folder) if path is None else stores.segment_files(folder)[path]
     data = file.read_bytes()
@@ -205,7 +247,11 @@ def test_a_file_missing_or_truncated(folder: Path, which: str, size: float | Non
         file.unlink()
     else:
         file.write_bytes(data[: int(len(data) * size) if isinstance(size, float) else int(size)])
-    refused(folder, file.name, "missing" if size is None else "truncated or replaced", "Restore the store")
+    what = "missing" if size is None else "truncated or replaced"
+    if which == "index":
+        rebuilt(folder, caplog, file.name, what)
+    else:
+        refused(folder, file.name, what, "Restore the store")
 
 
 def test_segments_of_two_stores_mixed_up(folder: Path, tmp_path: Path) -> None:
@@ -229,12 +275,74 @@ def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
         Store.open(tmp_path).gather(["a"])
 
 
-def test_not_a_file_of_hdf5(folder: Path) -> None:
-    for file in (stores.segment_files(folder)[0], stores.index_file(folder)):
-        good = file.read_bytes()
-        file.write_bytes(b"x" * len(good))
-        refused(folder, file.name, "not a readable HDF5 file")
-        file.write_bytes(good)
+def test_not_a_file_of_hdf5(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index, segment = stores.index_file(folder), stores.segment_files(folder)[0]
+    index.write_bytes(b"x" * index.stat().st_size)
+    rebuilt(folder, caplog, index.name, "not a readable HDF5 file")
+    segment.write_bytes(b"x" * segment.stat().st_size)
+    refused(folder, segment.name, "not a readable HDF5 file")
+
+
+def test_the_id_index_of_another_store_of_the_same_ids_is_not_used(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    stores.make(other, [dict(reversed(FIRST.items())), SECOND], merge=False)
+    ours, theirs = stores.index_file(folder), stores.index_file(other)
+    assert ours.stat().st_size == theirs.stat().st_size
+    shutil.copy(theirs, ours)
+    rebuilt(folder, caplog, ours.name, "not the file that the manifest lists")
+
+
+def test_an_id_index_is_not_made_of_damaged_segments(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stores.index_file(folder).unlink()
+    file = stores.segment_files(folder)[1]
+    flip(file, places(file)["id_bytes"][0])
+    refused(folder, file.name, "id_bytes")
+    assert not caplog.records, "nothing was made again"
+
+
+def test_an_id_index_that_may_not_be_read_is_no_lost_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, open_ = stores.index_file(folder), Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == index:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StoreReadError, match=rf"{index.name}: permission denied"):
+        Store.open(folder)
+    with pytest.raises(StoreReadError), writing(folder, stores.new_manifest(16)):
+        raise AssertionError("it was opened for writing")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_the_next_ingest_writes_a_lost_id_index_again(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    file = stores.index_file(folder)
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        stores.edit(file, lambda data: data.__delitem__(slice(100, None)))
+    else:
+        flip(file, places(file)["ordinals"][0])
+    with writing(folder, stores.new_manifest(16)) as writer:
+        rebuilt(folder, caplog, file.name)  # until it ends, or where it is given up
+    rebuilt(folder, caplog, file.name)
+    caplog.clear()
+    with writing(folder, stores.new_manifest(16)) as writer:
+        writer.finish()  # without a new document
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "colbert_rerank.store.writer")
+    assert file.name in record.message
+    assert "this ingest writes the id index again" in record.message
+    caplog.clear()
+    stores.assert_holds(Store.open(folder), MODEL)
+    assert not caplog.records
+    assert stores.index_file(folder) != file
+    assert len([*(folder / layout.SEGMENTS).iterdir()]) == 3, "what is left of the old one is swept up"
 
 
 # Single bits
@@ -286,14 +394,19 @@ INDEX = ("id_hashes", "segment_numbers", "ordinals", "row_starts", "row_counts",
 @pytest.mark.parametrize(
     ("which", "column"), [*(("segment", name) for name in SEGMENT), *(("index", name) for name in INDEX)]
 )
-def test_a_flipped_bit_in_a_column(folder: Path, which: str, column: str, part: float) -> None:
+def test_a_flipped_bit_in_a_column(
+    folder: Path, caplog: pytest.LogCaptureFixture, which: str, column: str, part: float
+) -> None:
     file = stores.index_file(folder) if which == "index" else stores.segment_files(folder)[0]
     offset, size = places(file)[column]
     flip(file, offset + int(size * part), 3)
-    refused(folder, file.name, column)
+    if which == "index":
+        rebuilt(folder, caplog, file.name, column)
+    else:
+        refused(folder, file.name, column)
 
 
-def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path) -> None:
+def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(3)
     for file in (stores.segment_files(folder)[1], stores.index_file(folder)):
         good = file.read_bytes()
@@ -301,6 +414,7 @@ def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path) -> Non
         for offset, size in places(file).values():
             header[offset : offset + size] = False
         messages = []
+        caplog.clear()
         for place in rng.permutation(np.flatnonzero(header))[:150].tolist():
             flip(file, place, int(rng.integers(8)))
             try:
@@ -308,6 +422,9 @@ def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path) -> Non
             except StoreCorruptError as error:
                 messages.append(str(error))
             file.write_bytes(good)
+        if file == stores.index_file(folder):
+            assert not messages
+            messages = caplog.messages
         assert all(file.name in message for message in messages)
         assert len(messages) > 100  # HDF5 leaves some bytes between its blocks
 

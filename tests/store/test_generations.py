@@ -12,7 +12,9 @@ import pytest
 
 from colbert_rerank.store import Store, layout, writing
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.manifest import Manifest
+from colbert_rerank.store.columns import Array
+from colbert_rerank.store.manifest import IndexEntry, Manifest
+from colbert_rerank.store.segment import read_index
 from tests.store import stores
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,26 @@ def test_a_merge_between_the_manifest_and_its_files(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(manifests, "load", load_and_lose)
     stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
     assert loads == 2
+
+
+def test_an_id_index_that_vanishes_with_its_generation_leads_to_the_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stores.make(tmp_path, [FIRST])
+    index, segments = stores.index_file(tmp_path), stores.segment_files(tmp_path)
+
+    def lose_and_read(folder: Path, entry: IndexEntry) -> dict[str, Array]:
+        if index.exists():  # between the manifest and this file an ingest came to its end
+            with writing(tmp_path, stores.new_manifest(64)) as writer:
+                stores.commit(writer, SECOND, posted=False)  # so that the segments stay as they are
+                writer.finish()
+            assert not index.exists()
+            assert all(file.exists() for file in segments)
+        return read_index(folder, entry)
+
+    monkeypatch.setattr("colbert_rerank.store.reader.read_index", lose_and_read)
+    stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
+    assert not caplog.records, "nothing was lost"
 
 
 def test_threads_share_a_store(tmp_path: Path) -> None:
