@@ -30,6 +30,16 @@ def is_bert_colbert(tensors: Mapping[str, torch.Tensor]) -> bool:
     return holds(tensors, PROJECTION, BACKBONE) or holds(tensors, PROJECTION, ROTARY)
 
 
+def no_projection(files: Files) -> CheckpointError:
+    """For weights in which nothing makes token vectors of hidden states."""
+    tensors = files.tensors
+    return CheckpointError(
+        f"{files.folder}: no token projection ({PROJECTION}) beside {BACKBONE}* tensors; found {len(tensors)} tensors, "
+        f"among them {sorted(tensors)[:3] + sorted(tensors)[-3:]}. A plain BERT or a dense retriever has no token "
+        "projection and cannot be used."
+    )
+
+
 def build(
     files: Files,
     tensors: Mapping[str, torch.Tensor],

@@ -5,6 +5,7 @@ What ``artifact.metadata`` does not state is colbert-ai's default (colbert/infra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from colbert_rerank.checkpoints import bert_colbert
@@ -31,10 +32,14 @@ def matches(files: Files) -> bool:
 def build(files: Files, choices: Choices) -> Built:
     stated = files.json(METADATA, default={})
     settings = DEFAULTS | stated
-    markers = [
-        bert_colbert.marker(files.folder, files.tokenizer, settings[key]) for key in ("query_token_id", "doc_token_id")
-    ]
     assumed = defaults_of(files, METADATA, stated, DEFAULTS, "colbert-ai")
-    return bert_colbert.build(
-        files, files.tensors, files, settings, (markers[0], markers[1]), f"an {NAME} checkpoint", assumed
+    markers = marker_ids(files, settings)
+    return bert_colbert.build(files, files.tensors, files, settings, markers, f"an {NAME} checkpoint", assumed)
+
+
+def marker_ids(files: Files, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Of queries, and of documents."""
+    query, document = (
+        bert_colbert.marker(files.folder, files.tokenizer, settings[key]) for key in ("query_token_id", "doc_token_id")
     )
+    return query, document

@@ -26,6 +26,7 @@ class Choices:
     document_length: int | None = None
     doc_skip: Literal["after-encode", "before-encode"] = "after-encode"
     base: str = ""  # where tokenizer and config.json are, of weights that come without
+    projection: Literal["trained", "identity", "fresh"] = "trained"  # what makes vectors of hidden states
 
 
 AS_MEANT = Choices()
@@ -35,7 +36,7 @@ class Built(NamedTuple):
     """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
 
     ``positions`` is the longest text the network reads, in tokens; ``tensors`` are those that scores depend on, by
-    name; ``assumed`` says in words what no file states.
+    name; ``assumed`` says in words what no file states; ``trained`` whether anything but chance made the head.
     """
 
     spec: EncoderSpec
@@ -45,6 +46,7 @@ class Built(NamedTuple):
     head: torch.nn.Module
     tensors: Mapping[str, torch.Tensor]
     assumed: tuple[str, ...] = ()
+    trained: bool = True
 
 
 def holds(tensors: Mapping[str, torch.Tensor], projection: str, backbone: str) -> bool:
