@@ -155,11 +155,17 @@ class Encoder:
     def _tokenize(self, texts: Sequence[str], rules: TextRules, leave_out: Collection[int] = ()) -> list[Tokens]:
         room = rules.length - len(rules.prefix_ids) - len(rules.suffix_ids)
         out = []
-        for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False):
+        plain = [self._prepared(text) for text in texts]
+        for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=False):
             text = [i for i in encoding.ids if i not in leave_out] if leave_out else encoding.ids
             ids = [*rules.prefix_ids, *text[:room], *rules.suffix_ids]
             out.append(Tokens(ids, len(ids), max(0, len(text) - room)))
         return out
+
+    def _prepared(self, text: str) -> str:
+        spec = self.checkpoint.spec
+        stripped = text.strip() if spec.strip else text
+        return stripped.lower() if spec.lowercase else stripped
 
     def _forward(self, batch: Sequence[Tokens], size: int, length: int) -> torch.Tensor:
         """Vectors [size, length, dim] of a batch that is filled up to ``size`` texts of ``length`` tokens."""

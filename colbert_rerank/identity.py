@@ -38,7 +38,9 @@ def query_identity(checkpoint: Checkpoint) -> dict[str, Any]:
         known |= {"expansion_id": spec.expansion.token_id, "attend_to_expansion": spec.expansion.attended}
         if spec.expansion.count is not None:
             known["expansion_count"] = spec.expansion.count
-    return known | ({"first_row": spec.first_row} if spec.first_row else {})
+    # What few layouts have is left out where it is not so, as in stores that were made before there was such a choice.
+    rare = {"first_row": spec.first_row, "strip": spec.strip, "lowercase": spec.lowercase}
+    return known | {name: value for name, value in rare.items() if value}
 
 
 def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:

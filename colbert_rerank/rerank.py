@@ -84,6 +84,14 @@ class Reranker:
             identity.query_identity(encoder.checkpoint),
             f"Search with the model it was made with ({store.manifest.provenance.get('model')!r}), or ingest again",
         )
+        if missing == "encode":
+            identity.check(
+                store.folder,
+                "way of making texts",
+                store.manifest.document_identity,
+                identity.document_identity(encoder.checkpoint, store.manifest.recipe),
+                "To encode more documents, they have to be encoded in the same way: ask for the same lengths",
+            )
         self.store = store
         self.encoder = encoder
         self.missing: Missing = missing

@@ -7,7 +7,7 @@ import uuid
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import IndexNotFoundError, StoreMismatchError
+from colbert_rerank.errors import CheckpointError, IndexNotFoundError, StoreMismatchError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest, Store, StoreWriter
 from colbert_rerank.types import BM25, Index, Origin
@@ -32,6 +32,15 @@ def new_manifest(
 
 def is_empty(manifest: Manifest) -> bool:
     return not any(segment.documents for segment in manifest.segments)
+
+
+def check_trained(encoder: Encoder) -> None:
+    """Raises CheckpointError for a model whose vectors mean nothing yet."""
+    if not encoder.checkpoint.trained:
+        raise CheckpointError(
+            f"{encoder.checkpoint.name}: its projection was drawn at random and is not trained, so a store of its "
+            "vectors could rank nothing. Train it first"
+        )
 
 
 def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:

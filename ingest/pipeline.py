@@ -33,7 +33,7 @@ from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
-from ingest.admission import check_identity, check_index, is_empty, new_manifest, open_first_stage
+from ingest.admission import check_identity, check_index, check_trained, is_empty, new_manifest, open_first_stage
 from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, FirstStageOpener, Posting
 from ingest.validation import InputReport, validated
@@ -123,6 +123,7 @@ def ingest(
     BulkError, at the end, where the first stage refused documents. All that was encoded is stored at KeyboardInterrupt,
     too, and when the first stage is lost.
     """
+    check_trained(encoder)
     with writing(folder, new_manifest(encoder, recipe, dtype)) as writer:
         empty = is_empty(writer.manifest)
         if not empty:

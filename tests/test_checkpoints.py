@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Path], object]
+JINA_V2 = Path(__file__).parent / "parity" / "checkpoints" / "jina_v2"
 DENSE = "bert.encoder.layer.0.output.dense.weight"
 
 
@@ -93,6 +94,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "config-not-json": (put("config.json", b"{"), "config.json: cannot be read as JSON"),
     "config-not-an-object": (put("config.json", b"[]"), "config.json: expected a JSON object"),
     "config-of-another-network": (state("config.json", model_type="gpt2"), "config.json says model_type 'gpt2'"),
+    "config-without-rotation": (
+        lambda f: (
+            shutil.copytree(JINA_V2, f, dirs_exist_ok=True),
+            state("config.json", position_embedding_type="absolute")(f),
+        ),
+        "config.json says position_embedding_type 'absolute', roberta.* needs 'rotary'",
+    ),
     "no-weights": (take("model.safetensors"), "no model.safetensors and no pytorch_model.bin here"),
     "no-projection": (
         tensors(lambda t: t.pop("linear.weight")),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter
+from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter, pylate, untrained
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import AS_MEANT, Built, Choices, check_lengths
 from colbert_rerank.checkpoints.location import STARTER, locate
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_MEANT", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
 
-LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, bge_m3)
+# In order: what the weights show goes before what another file says of them.
+LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, pylate, bge_m3, untrained)
 # Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
 PROBES = (
     "What is late interaction?",
@@ -52,6 +53,7 @@ class Checkpoint:
     tensor_hash: str  # of the tensors by name, not of files: the same weights in another container are the same
     tokenizer_hash: str
     assumed: tuple[str, ...] = ()
+    trained: bool = True  # whether anything but chance made the head
 
 
 def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpoint:
@@ -59,18 +61,17 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
 
     Raises CheckpointError where the folder holds no known layout, naming the tensors found.
     """
+    import torch
+
     files = Files(locate(name))
-    if not files.has("config.json") and not any(files.folder.glob(colbert_v1.DNN)):
+    if not any(map(files.has, ("config.json", pylate.MODULES))) and not any(files.folder.glob(colbert_v1.DNN)):
         raise CheckpointError(f"{files.folder}: no config.json here, so this is not a checkpoint folder")
     layout = next((layout for layout in LAYOUTS if layout.matches(files)), None)
     if layout is None:
-        tensors = files.tensors
-        raise CheckpointError(
-            f"{files.folder}: no token projection ({bert_colbert.PROJECTION}) beside {bert_colbert.BACKBONE}* tensors; "
-            f"found {len(tensors)} tensors, among them {sorted(tensors)[:3] + sorted(tensors)[-3:]}. "
-            "A plain BERT or a dense retriever has no token projection and cannot be used."
-        )
+        raise bert_colbert.no_projection(files)
     built = layout.build(files, choices)
+    if choices.projection != "trained" and built.trained and not isinstance(built.head, torch.nn.Identity):
+        raise CheckpointError(f"{files.folder}: it has a trained projection, so there is no choice of another")
     return Checkpoint(
         name=name,
         folder=files.folder,
@@ -82,12 +83,15 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
         tensor_hash=_tensor_hash(built.tensors),
         tokenizer_hash=_tokenizer_hash(built.tokenizer),
         assumed=built.assumed,
+        trained=built.trained,
     )
 
 
 def _chosen(built: Built, files: Files, choices: Choices) -> EncoderSpec:
     """The rules as users want them, where they have a choice."""
-    spec = replace(built.spec, skip_before=choices.doc_skip == "before-encode")
+    spec = built.spec
+    if choices.doc_skip == "before-encode":  # as Vespa does, to whom a padding id in a text is one like others
+        spec = replace(spec, skip_before=True, skip_ids=tuple(i for i in spec.skip_ids if i != spec.pad_id))
     lengths = {"query_length": choices.query_length, "document_length": choices.document_length}
     check_lengths(files.folder, {key: n for key, n in lengths.items() if n is not None}, built.positions)
     if choices.query_length:

@@ -1,4 +1,5 @@
-"""What the layouts of the ColBERT code share: ``bert.*`` tensors, ``linear.weight`` [dim, hidden] without bias.
+"""What the layouts of the ColBERT code share: ``bert.*`` (or, of jina-colbert-v2, ``roberta.*``) tensors beside
+``linear.weight`` [dim, hidden] without bias.
 
 The rules are those of the authors' code, v1 and v2 alike (colbert/modeling): the marker stands at position 1; a query
 is filled with [MASK] to its length; document rows of punctuation may be dropped; vectors are L2-normalised.
@@ -18,15 +19,25 @@ from colbert_rerank.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-KIND = "bert"
 BACKBONE = "bert."
+ROTARY = "roberta."
 PROJECTION = "linear.weight"
 # Tensors that other tasks of the same backbone leave behind; the authors' code ignores them as well.
-IGNORED = ("cls.", "bert.pooler.", "bert.embeddings.position_ids")
+IGNORED = ("cls.", "bert.pooler.", "roberta.pooler.", "bert.embeddings.position_ids")
 
 
 def is_bert_colbert(tensors: Mapping[str, torch.Tensor]) -> bool:
-    return holds(tensors, PROJECTION, BACKBONE)
+    return holds(tensors, PROJECTION, BACKBONE) or holds(tensors, PROJECTION, ROTARY)
+
+
+def no_projection(files: Files) -> CheckpointError:
+    """For weights in which nothing makes token vectors of hidden states."""
+    tensors = files.tensors
+    return CheckpointError(
+        f"{files.folder}: no token projection ({PROJECTION}) beside {BACKBONE}* tensors; found {len(tensors)} tensors, "
+        f"among them {sorted(tensors)[:3] + sorted(tensors)[-3:]}. A plain BERT or a dense retriever has no token "
+        "projection and cannot be used."
+    )
 
 
 def build(
@@ -40,23 +51,46 @@ def build(
 ) -> Built:
     """From ``tensors`` of ``files``; tokenizer and config.json are those of ``base``, ``settings`` as colbert-ai names
     them: query_maxlen, doc_maxlen, mask_punctuation, attend_to_mask_tokens, similarity."""
+    folder = files.folder
+    prefix = BACKBONE if holds(tensors, PROJECTION, BACKBONE) else ROTARY
+    backbone, config, positions = _bert(tensors, base) if prefix == BACKBONE else _rotary(base)
+    head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
+    spec = _spec(files, base.tokenizer, settings, markers, len(tensors[PROJECTION]), positions)
+    if prefix == ROTARY and not hasattr(config, "rotary_emb_base"):
+        assumed = (*assumed, "rotary_emb_base = 10000, the default of the authors' code")
+    ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
+    fill(backbone, ours, folder, layout, prefix)
+    return Built(spec, base.tokenizer, positions, backbone, head, tensors, assumed)
+
+
+def _bert(tensors: Mapping[str, torch.Tensor], base: Files) -> tuple[torch.nn.Module, Any, int]:
+    """The network without its weights, its config, and how many tokens it reads."""
     from transformers import BertConfig, BertModel
 
     from colbert_rerank.checkpoints.alibi_bert import GATED, AlibiBert
 
-    folder = files.folder
-    if base.config.get("model_type", KIND) != KIND:
-        raise CheckpointError(
-            f"{folder}: config.json says model_type {base.config['model_type']!r}, {BACKBONE}* needs {KIND!r}"
-        )
+    _check_kind(base, "model_type", "bert", BACKBONE)
     config = BertConfig.from_pretrained(base.folder)
-    head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
-    spec = _spec(files, base.tokenizer, settings, markers, len(tensors[PROJECTION]), config.max_position_embeddings)
     gated = BACKBONE + GATED in tensors  # jina-colbert-v1: config.json calls it "bert", too
-    backbone = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
-    ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
-    fill(backbone, ours, folder, layout, BACKBONE)
-    return Built(spec, base.tokenizer, config.max_position_embeddings, backbone, head, tensors, assumed)
+    network = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
+    return network, config, config.max_position_embeddings
+
+
+def _rotary(base: Files) -> tuple[torch.nn.Module, Any, int]:
+    from transformers import XLMRobertaConfig
+
+    from colbert_rerank.checkpoints.rotary_roberta import RotaryRoberta
+
+    _check_kind(base, "model_type", "xlm-roberta", ROTARY)
+    _check_kind(base, "position_embedding_type", "rotary", ROTARY)
+    config = XLMRobertaConfig.from_pretrained(base.folder)
+    return RotaryRoberta(config), config, config.max_position_embeddings - config.pad_token_id - 1
+
+
+def _check_kind(base: Files, key: str, needed: str, prefix: str) -> None:
+    found = base.config.get(key, needed)
+    if found != needed:
+        raise CheckpointError(f"{base.folder}: config.json says {key} {found!r}, {prefix}* needs {needed!r}")
 
 
 def _spec(

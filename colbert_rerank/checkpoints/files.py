@@ -68,16 +68,26 @@ class Files:
 
     def json(self, name: str, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
         """The object in a JSON file; ``default`` where there is none."""
-        path = self.folder / name
-        if default is not None and not path.exists():
+        if default is not None and not self.has(name):
             return default
+        data = self._json(name)
+        if not isinstance(data, dict):
+            raise CheckpointError(f"{self.folder / name}: expected a JSON object")
+        return data
+
+    def json_list(self, name: str) -> list[Any]:
+        """The array in a JSON file."""
+        data = self._json(name)
+        if not isinstance(data, list):
+            raise CheckpointError(f"{self.folder / name}: expected a JSON array")
+        return data
+
+    def _json(self, name: str) -> Any:
+        path = self.folder / name
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON: {error}. Restore it from the checkpoint") from None
-        if not isinstance(data, dict):
-            raise CheckpointError(f"{path}: expected a JSON object")
-        return data
 
     def load(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of one file, by name. Raises CheckpointError for anything else in it."""

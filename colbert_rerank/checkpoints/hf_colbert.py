@@ -1,15 +1,16 @@
-"""The HF_ColBERT layout of colbert-ai (v2): colbertv2.0, answerai-colbert-small, jina-colbert-v1.
+"""The HF_ColBERT layout of colbert-ai (v2): colbertv2.0, answerai-colbert-small, jina-colbert-v1 and v2.
 
 What ``artifact.metadata`` does not state is colbert-ai's default (colbert/infra/config/settings.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from colbert_rerank.checkpoints import bert_colbert
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, Choices
+from colbert_rerank.checkpoints.layout import Built, Choices, defaults_of
 
 NAME = "HF_ColBERT"
 METADATA = "artifact.metadata"
@@ -31,10 +32,14 @@ def matches(files: Files) -> bool:
 def build(files: Files, choices: Choices) -> Built:
     stated = files.json(METADATA, default={})
     settings = DEFAULTS | stated
-    markers = [
+    assumed = defaults_of(files, METADATA, stated, DEFAULTS, "colbert-ai")
+    markers = marker_ids(files, settings)
+    return bert_colbert.build(files, files.tensors, files, settings, markers, f"an {NAME} checkpoint", assumed)
+
+
+def marker_ids(files: Files, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Of queries, and of documents."""
+    query, document = (
         bert_colbert.marker(files.folder, files.tokenizer, settings[key]) for key in ("query_token_id", "doc_token_id")
-    ]
-    assumed = tuple(f"{key} = {value!r}, colbert-ai's default" for key, value in DEFAULTS.items() if key not in stated)
-    return bert_colbert.build(
-        files, files.tensors, files, settings, (markers[0], markers[1]), f"an {NAME} checkpoint", assumed
     )
+    return query, document

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.spec import EncoderSpec
 from colbert_rerank.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Choices:
     document_length: int | None = None
     doc_skip: Literal["after-encode", "before-encode"] = "after-encode"
     base: str = ""  # where tokenizer and config.json are, of weights that come without
+    projection: Literal["trained", "identity", "fresh"] = "trained"  # what makes vectors of hidden states
 
 
 AS_MEANT = Choices()
@@ -31,7 +36,7 @@ class Built(NamedTuple):
     """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
 
     ``positions`` is the longest text the network reads, in tokens; ``tensors`` are those that scores depend on, by
-    name; ``assumed`` says in words what no file states.
+    name; ``assumed`` says in words what no file states; ``trained`` whether anything but chance made the head.
     """
 
     spec: EncoderSpec
@@ -41,6 +46,7 @@ class Built(NamedTuple):
     head: torch.nn.Module
     tensors: Mapping[str, torch.Tensor]
     assumed: tuple[str, ...] = ()
+    trained: bool = True
 
 
 def holds(tensors: Mapping[str, torch.Tensor], projection: str, backbone: str) -> bool:
@@ -78,6 +84,18 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None, hidden: int, folder:
     if bias is not None:
         made.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
     return made
+
+
+def defaults_of(
+    files: Files, name: str, stated: Mapping[str, object], defaults: Mapping[str, object], library: str
+) -> tuple[str, ...]:
+    """What the settings in the file ``name`` leave to the defaults of a library; a missing file is said aloud."""
+    assumed = [f"{key} = {value!r}" for key, value in defaults.items() if key not in stated]
+    if not files.has(name):
+        _log.warning(
+            "%s: %s is missing, so %s's defaults are assumed: %s", files.folder, name, library, ", ".join(assumed)
+        )
+    return tuple(f"{line}, {library}'s default" for line in assumed)
 
 
 def check_lengths(folder: Path, lengths: Mapping[str, object], limit: int) -> None:

@@ -30,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 _LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
+MODEL = ("model", "query_length", "doc_length", "doc_skip", "base", "projection")  # what a store is made with
 SERVER = (*_LOGIN, "timeout")  # what means nothing without --opensearch
 ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias", *SERVER)
 
@@ -39,14 +40,21 @@ class ModelOptions:
     model: str
     device: str
     compute_dtype: str
+    query_length: int | None
+    doc_length: int | None
+    doc_skip: Any
+    base: str
+    projection: Any
 
     def load(self) -> Encoder:
         from colbert_rerank.cli.progress import working
 
         with working(f"loading the model {self.model}"):
+            from colbert_rerank.checkpoints import Choices
             from colbert_rerank.encoder import Encoder
 
-            return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype)
+            choices = Choices(self.query_length, self.doc_length, self.doc_skip, self.base, self.projection)
+            return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype, choices=choices)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class FirstStageOptions:
 
 
 def model_options(command: F) -> F:
-    """``--model``, ``--device``, ``--compute-dtype``, passed on as ``model: ModelOptions``."""
+    """What to encode with, passed on as ``model: ModelOptions``."""
     option = section("Model")
     return _grouped(
         command,
@@ -167,6 +175,23 @@ def model_options(command: F) -> F:
             show_default=True,
             type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
             help="Precision of the network; auto is fp32 on a CPU, fp16 on a GPU.",
+        ),
+        option("--query-length", metavar="N", type=int, help="Tokens of a query; by default what the model states."),
+        option("--doc-length", metavar="N", type=int, help="Tokens of a document; by default what the model states."),
+        option(
+            "--doc-skip",
+            type=click.Choice(["after-encode", "before-encode"]),
+            default="after-encode",
+            show_default=True,
+            help="Leave punctuation out after encoding, as the authors do, or before, as Vespa does.",
+        ),
+        option("--base", metavar="NAME", default="", help="Model of the tokenizer, for weights without one (.dnn)."),
+        option(
+            "--projection",
+            type=click.Choice(["trained", "identity"]),
+            default="trained",
+            show_default=True,
+            help="identity: rank by hidden states, of a model without a token projection.",
         ),
     )
 
@@ -261,7 +286,7 @@ def next_command(command: str, store: Path, server: OpenSearchOptions) -> str:
     """A command line for the same store, model and server."""
     at = f" --opensearch {server.shown_url}" if server.opensearch else ""
     words: list[str] = []
-    for name in given(*_LOGIN, "model"):  # none of them is a secret
+    for name in given(*_LOGIN, *MODEL):  # none of them is a secret
         value = click.get_current_context().params[name]
         words += [_flag(name), *([] if value is True else [shlex.quote(str(value))])]
     return " ".join([f"{_program()} {command} --store {shlex.quote(str(store))}{at}", *words])

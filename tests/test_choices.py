@@ -1,0 +1,135 @@
+"""What users may choose about a checkpoint, and what no one may do with one that has no trained projection."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from colbert_rerank.checkpoints import Choices, load_checkpoint
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import CheckpointError, StoreMismatchError
+from colbert_rerank.rerank import Reranker
+from tests.cli.conftest import Files, files
+from tests.cli.terminal import invoke
+from tests.collection import documents, ingested
+from tests.tiny import HIDDEN
+
+__all__ = ["files"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
+TEXT = "Tides, say the fishermen, follow the moon."
+
+
+@pytest.fixture
+def headless(tmp_path: Path) -> Path:
+    """As BAAI/bge-m3-unsupervised is published."""
+    folder = Path(shutil.copytree(CHECKPOINTS / "bge_m3", tmp_path / "unsupervised"))
+    (folder / "colbert_linear.pt").unlink()
+    return folder
+
+
+@pytest.fixture
+def plain(tiny: Path, tmp_path: Path) -> Path:
+    """A BERT as BertModel saves it."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "plain"))
+    found = load_file(folder / "model.safetensors")
+    bert = {n.removeprefix("bert."): t for n, t in found.items() if n.startswith("bert.")}
+    save_file(bert, folder / "model.safetensors")
+    (folder / "artifact.metadata").unlink()
+    return folder
+
+
+def test_lengths_are_the_user_s(tiny: Path) -> None:
+    encoder = Encoder.load(str(tiny), device="cpu", choices=Choices(query_length=12, document_length=9))
+    assert [len(t.ids) for t in encoder.tokenize_queries(["tides", TEXT * 3])] == [12, 12]
+    assert [len(t.ids) for t in encoder.tokenize_documents(["tides", TEXT * 3])] == [4, 9]
+
+
+@pytest.mark.parametrize("choices", [Choices(query_length=3), Choices(document_length=129)], ids=["short", "long"])
+def test_a_length_that_the_network_cannot_read(tiny: Path, choices: Choices) -> None:
+    with pytest.raises(CheckpointError, match="_length must be 4 to 128, it is"):
+        load_checkpoint(str(tiny), choices)
+
+
+def test_another_way_to_skip_is_another_document_identity(tiny: Path, tmp_path: Path) -> None:
+    after = Encoder.load(str(tiny), device="cpu")
+    before = Encoder.load(str(tiny), device="cpu", choices=Choices(doc_skip="before-encode"))
+    (a,), (b,) = after.encode_documents([TEXT]), before.encode_documents([TEXT])
+    assert len(a) == len(b)
+    assert np.abs(a - b).max() > 1e-3, "the same tokens, seen without the punctuation between them"
+    store = ingested(tmp_path / "store", after, documents(3))
+    with pytest.raises(StoreMismatchError, match="way of making texts"):
+        ingested(tmp_path / "store", before, documents(3))
+    Reranker(store, before)
+    with pytest.raises(StoreMismatchError, match=r"skip_before: the store has None, this run True.* in the same way"):
+        Reranker(store, before, missing="encode")
+
+
+def test_a_store_is_searched_with_the_lengths_it_was_made_with(files: Files, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    options = ("--model", files.model, "--query-length", 16, "--doc-length", 20)
+    done = invoke("ingest", files.corpus, "--store", store, *options).check()
+    assert "longer than the 20 tokens the model reads" in done.err
+    (line,) = [line for line in done.err.splitlines() if line.startswith("Search it:")]
+    assert line.endswith("--query-length 16 --doc-length 20")
+    assert invoke("rerank", "tides", "--store", store, *options).status == 0
+    failed = invoke("rerank", "tides", "--store", store, "--model", files.model)
+    assert "query_length: the store has 16, this run 32" in failed.error
+
+
+def test_a_model_without_a_trained_projection_is_refused(headless: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"colbert_linear.pt is missing.*choose --projection identity"):
+        load_checkpoint(str(headless))
+
+
+def test_its_hidden_states_are_taken_where_that_is_asked_for(headless: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = Encoder.load(str(headless), device="cpu", choices=Choices(projection="identity"))
+    assert "were never trained to be compared" in caplog.text
+    assert "projection = identity" in encoder.checkpoint.assumed[-1]
+    (rows,) = encoder.encode_documents([TEXT])
+    (tokens,) = encoder.tokenize_documents([TEXT])
+    ids = torch.tensor([tokens.ids])
+    with torch.inference_mode():
+        states = encoder.backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 1:]
+    np.testing.assert_allclose(rows, torch.nn.functional.normalize(states, dim=-1).numpy(), atol=1e-5)
+    trained = load_checkpoint(str(CHECKPOINTS / "bge_m3"))
+    assert encoder.dim == trained.spec.dim == HIDDEN
+    assert encoder.checkpoint.tensor_hash != trained.tensor_hash
+
+
+@pytest.mark.parametrize("name", ["bge_m3", "hf_colbert_bin", "pylate_bert"])
+def test_a_trained_projection_leaves_no_choice(name: str) -> None:
+    with pytest.raises(CheckpointError, match="it has a trained projection"):
+        load_checkpoint(str(CHECKPOINTS / name), Choices(projection="identity"))
+
+
+def test_a_plain_bert_is_for_training_only(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no token projection"):
+        load_checkpoint(str(plain))
+    encoder = Encoder.load(str(plain), device="cpu", choices=Choices(projection="fresh"))
+    assert not encoder.checkpoint.trained
+    assert "drawn at random" in encoder.checkpoint.assumed[0]
+    assert encoder.encode_documents([TEXT])[0].shape[1] == 128
+    with pytest.raises(CheckpointError, match="drawn at random and is not trained"):
+        ingested(tmp_path / "store", encoder, documents(2))
+    assert not (tmp_path / "store").exists()
+    again = load_checkpoint(str(plain), Choices(projection="fresh"))
+    assert again.tensor_hash == encoder.checkpoint.tensor_hash
+
+
+def test_the_base_of_weights_without_a_tokenizer(tmp_path: Path) -> None:
+    """Its folder is enough; without it the name would be asked of the hub."""
+    folder = CHECKPOINTS / "colbert_v1_dnn_cosine"
+    encoder = Encoder.load(str(folder), device="cpu", choices=Choices(base=str(CHECKPOINTS / "colbert_v1_dnn_base")))
+    assert encoder.encode_queries(["tides"])[0].shape == (32, encoder.dim)
+    config = json.loads((CHECKPOINTS / "colbert_v1_dnn_base" / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=f"{config['vocab_size']:,} word pieces are of no model known here"):
+        load_checkpoint(str(folder))
