@@ -22,6 +22,7 @@ COMMANDS = {
     "rerank": ("colbert_rerank.cli.rerank", "rerank"),
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
+    "model": ("colbert_rerank.cli.model", "model"),
 }
 
 _KEPT = "interrupted; what was stored is kept, and the same command goes on from there"

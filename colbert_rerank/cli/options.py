@@ -156,18 +156,28 @@ class FirstStageOptions:
 
 def model_options(command: F) -> F:
     """What to encode with, passed on as ``model: ModelOptions``."""
+    name = section("Model")(
+        "--model",
+        metavar="NAME",
+        default="starter",
+        show_default=True,
+        help="starter (bundled), a folder, or OWNER/NAME on the hub.",
+    )
+    return _model_options(command, name)
+
+
+def model_argument(command: F) -> F:
+    """As `model_options`, where the model is what a command is about."""
+    return _model_options(command, click.argument("model", metavar="[NAME]", default="starter"))
+
+
+def _model_options(command: F, name: Callable[[Any], Any]) -> F:
     option = section("Model")
     return _grouped(
         command,
         "model",
         ModelOptions,
-        option(
-            "--model",
-            metavar="NAME",
-            default="starter",
-            show_default=True,
-            help="starter (bundled), a folder, or OWNER/NAME on the hub.",
-        ),
+        name,
         option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         option(
             "--compute-dtype",

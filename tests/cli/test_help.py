@@ -29,14 +29,17 @@ except SystemExit as end:
 sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
-every_page = pytest.mark.parametrize("command", ["", *COMMANDS], ids=["colbert-rerank", *COMMANDS])
-every_command = pytest.mark.parametrize("command", COMMANDS)
+GROUP = "model"  # the one command that has commands
+LEAVES = [*(name for name in COMMANDS if name != GROUP), "model show", "model check"]
+PAGES = ["", GROUP, *LEAVES]
+every_page = pytest.mark.parametrize("command", PAGES, ids=lambda name: name or "colbert-rerank")
+every_command = pytest.mark.parametrize("command", LEAVES)
 
 
 def in_a_process(command: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """Its outcome, and the seconds of processor time it took: what else the machine does is not the command's fault."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    arguments = [sys.executable, "-c", HELP, *filter(None, [command]), "--help"]
+    arguments = [sys.executable, "-c", HELP, *command.split(), "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -48,8 +51,12 @@ def page(command: str) -> str:
 
 
 def loaded(command: str) -> click.Command:
-    found = cli.get_command(click.Context(cli), command)
-    assert found is not None
+    found: click.Command = cli
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), name)
+        assert inner is not None
+        found = inner
     return found
 
 
@@ -93,8 +100,15 @@ def test_options_stand_in_one_column_within_80_characters(command: str) -> None:
 
 @every_command
 def test_the_list_of_commands_shows_a_whole_sentence(command: str) -> None:
-    listed = cli.get_help(click.Context(cli, info_name="colbert-rerank", terminal_width=80))
-    assert re.search(rf"^  {command} +\S.*[^.]\.$", listed, flags=re.M)
+    group, _, name = command.rpartition(" ")
+    listed = page(group)
+    assert re.search(rf"^  {name} +\S.*[^.]\.$", listed, flags=re.M)
+
+
+def test_all_commands_are_looked_at() -> None:
+    group = loaded(GROUP)
+    assert isinstance(group, click.Group)
+    assert sorted(LEAVES) == sorted({*COMMANDS} - {GROUP} | {f"{GROUP} {name}" for name in group.commands})
 
 
 @every_command
@@ -106,5 +120,7 @@ def test_the_readme_names_no_option_that_there_is_not() -> None:
     text = README.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^colbert-rerank .*$", text, flags=re.M):
         _, command, *rest = line.partition("#")[0].split()
+        if command == GROUP:
+            command = f"{command} {rest.pop(0)}"
         known = {name for param in loaded(command).params for name in param.opts}
         assert {word for word in rest if word.startswith("--")} <= known, line
