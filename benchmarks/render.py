@@ -1,8 +1,8 @@
-"""Write the README's tables from the recorded JSON.
+"""Write the tables of the README and of docs from the recorded JSON.
 
     python -m benchmarks.render [--check]
 
-``--check`` writes nothing and fails where the README differs from what is recorded.
+``--check`` writes nothing and fails where a page differs from what is recorded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+CHECKPOINTS = HERE.parent / "docs" / "checkpoints.md"
 NAMES = {"dl19": "TREC DL19", "scifact": "SciFact", "cranfield": "Cranfield", "musique_mini": "MuSiQue (bundled)"}
 
 
@@ -64,6 +65,21 @@ def speed(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def parity(data: dict[str, Any]) -> str:
+    lines = [
+        "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, or are "
+        "divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
+        "",
+        "| checkpoints | layout | held against | rows | scores |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['checkpoints']} | {row['layout']} | {row['peer']} | {row['row_error']:.0e} | {row['score_error']:.0e} |"
+        for row in data["rows"]
+    ]
+    return "\n".join([*lines, "", source("parity", data, "../")])
+
+
 LABELS = {
     "candidates": "BM25 candidates (OpenSearch)",
     "encode": "encode the query",
@@ -78,15 +94,21 @@ def f4(value: float) -> str:
     return f"{value:.4f}"
 
 
-def source(name: str, data: dict[str, Any]) -> str:
+def source(name: str, data: dict[str, Any], up: str = "") -> str:
     versions = data["versions"]
     where = f"{data['machine']['processor']}, Python {versions['python']}, torch {versions['torch']}"
     path = f"benchmarks/results/{name}.json"
-    return f"Recorded in [{path}]({path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
+    return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
 
 
-def rendered(text: str) -> str:
-    for name, render in (("quality", quality), ("speed", speed)):
+PAGES = {README: (quality, speed), CHECKPOINTS: (parity,)}
+
+
+def rendered(page: Path) -> str:
+    """The page's text with its tables as they are recorded."""
+    text = page.read_text(encoding="utf-8")
+    for render in PAGES[page]:
+        name = render.__name__
         data = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->\n")
@@ -95,11 +117,12 @@ def rendered(text: str) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    new = rendered(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if new == text else "README.md differs from benchmarks/results: run python -m benchmarks.render")
-    README.write_text(new, encoding="utf-8")
+    for page in PAGES:
+        new = rendered(page)
+        if "--check" not in sys.argv[1:]:
+            page.write_text(new, encoding="utf-8")
+        elif new != page.read_text(encoding="utf-8"):
+            sys.exit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.render")
 
 
 if __name__ == "__main__":

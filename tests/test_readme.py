@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmarks import render
 from colbert_rerank.candidates.template import make_template
 
@@ -23,9 +25,9 @@ def test_the_query_template_is_one() -> None:
     assert '"match": {"text": "tides \\"and\\" {"}' in json.dumps(body)
 
 
-def test_the_tables_are_the_recorded_figures() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert render.rendered(text) == text, "run python -m benchmarks.render"
+@pytest.mark.parametrize("page", render.PAGES, ids=lambda page: page.name)
+def test_the_tables_are_the_recorded_figures(page: Path) -> None:
+    assert render.rendered(page) == page.read_text(encoding="utf-8"), "run python -m benchmarks.render"
 
 
 def test_the_python_example_is_ten_lines() -> None:

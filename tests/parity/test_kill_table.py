@@ -12,6 +12,7 @@ import torch
 from colbert_rerank.checkpoints import Checkpoint
 from colbert_rerank.checkpoints.spec import EncoderSpec, TextRules
 from tests.parity import test_layouts as parity
+from tests.parity.cases import CASES, Golden, load
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +79,7 @@ KILLS: dict[str, tuple[Change, list[str]]] = {
     "normalisation": (spec(lambda s: replace(s, normalize=True)), ["hofstaetter"]),
     "texts not lowercased": (spec(lambda s: replace(s, lowercase=False)), ["pylate_modernbert"]),
     "texts not stripped": (spec(lambda s: replace(s, strip=False)), ["pylate_modernbert"]),
-    "another projection": (_other_head, list(parity.CASES)),
+    "another projection": (_other_head, list(CASES)),
 }
 
 
@@ -87,11 +88,11 @@ KILLS: dict[str, tuple[Change, list[str]]] = {
     [pytest.param(change, name, id=f"{kill}-{name}") for kill, (change, names) in KILLS.items() for name in names],
 )
 def test_what_is_wrong_is_seen(change: Change, name: str) -> None:
-    golden = parity.load(name, change)
+    golden = load(name, change)
     assert any(_fails(golden, check) for check in ("ids", "queries", "documents", "scores"))
 
 
-def _fails(golden: parity.Golden, check: str) -> bool:
+def _fails(golden: Golden, check: str) -> bool:
     try:
         if check == "ids":
             parity.test_ids(golden)
