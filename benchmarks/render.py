@@ -67,16 +67,15 @@ def speed(data: dict[str, Any]) -> str:
 
 def parity(data: dict[str, Any]) -> str:
     lines = [
-        "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, or are "
-        "divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
+        "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, or "
+        "are divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
         "",
         "| checkpoints | layout | held against | rows | scores |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['checkpoints']} | {row['layout']} | {row['peer']} | {row['row_error']:.0e} | {row['score_error']:.0e} |"
-        for row in data["rows"]
-    ]
+    for row in data["rows"]:
+        cells = [row["checkpoints"], row["layout"], row["peer"], f"{row['row_error']:.0e}", f"{row['score_error']:.0e}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", source("parity", data, "../")])
 
 

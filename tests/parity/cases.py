@@ -87,7 +87,9 @@ def row_errors(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -
     """Differences, in the greatest value of rows that are not normalised. Raises ValueError for other shapes."""
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape}")
-    return np.abs(ours - theirs) / max(1.0, float(np.abs(theirs).max(initial=0)))
+    scale = np.float32(max(1.0, float(np.abs(theirs).max(initial=0))))
+    errors: npt.NDArray[np.float32] = np.abs(ours - theirs) / scale
+    return errors
 
 
 def score_scale(scores: npt.NDArray[np.float64]) -> float:
