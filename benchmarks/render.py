@@ -67,8 +67,8 @@ def speed(data: dict[str, Any]) -> str:
 
 def parity(data: dict[str, Any]) -> str:
     lines = [
-        "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, or "
-        "are divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
+        "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, "
+        "or are divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
         "",
         "| checkpoints | layout | held against | rows | scores |",
         "|---|---|---|---|---|",
