@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.checkpoints import AS_MEANT, Checkpoint, Choices, load_checkpoint
-from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
+from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-BUCKET = 8
 # Tokens in one forward pass: on a CPU more only spills the caches, on a GPU fewer leave it idle.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 8192}
 QUERY_BATCH = {"cpu": 1, "cuda": 32, "mps": 8}
@@ -62,6 +61,8 @@ class Encoder:
         """
         import torch
 
+        if not isinstance(model, str) and choices != AS_MEANT:
+            raise UsageError("choices are made when a checkpoint is loaded: pass its name")
         checkpoint = load_checkpoint(model, choices) if isinstance(model, str) else model
         where = _device(device)
         if dtype == "auto":
@@ -155,7 +156,7 @@ class Encoder:
     def _tokenize(self, texts: Sequence[str], rules: TextRules, leave_out: Collection[int] = ()) -> list[Tokens]:
         room = rules.length - len(rules.prefix_ids) - len(rules.suffix_ids)
         out = []
-        plain = [self._prepared(text) for text in texts]
+        plain = [self._prepared(rules.prompt + text) for text in texts]
         for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=False):
             text = [i for i in encoding.ids if i not in leave_out] if leave_out else encoding.ids
             ids = [*rules.prefix_ids, *text[:room], *rules.suffix_ids]

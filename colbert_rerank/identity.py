@@ -8,16 +8,18 @@ a GPU serves on a CPU.
 from __future__ import annotations
 
 import platform
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import colbert_rerank
-from colbert_rerank.checkpoints import Checkpoint
+from colbert_rerank.checkpoints import STARTER, Checkpoint, Choices
 from colbert_rerank.checkpoints.spec import TextRules
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import Recipe
+from colbert_rerank.store import Manifest
 
 # The packages whose versions may move a vector's last bits.
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
@@ -54,17 +56,22 @@ def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _rules(kind: str, rules: TextRules) -> dict[str, int | list[int]]:
+def _rules(kind: str, rules: TextRules) -> dict[str, Any]:
     """A prefix of [CLS] and a marker is told by the marker, as the first stores had it; a [SEP] goes without saying."""
-    length: dict[str, int | list[int]] = {f"{kind}_length": rules.length}
+    length: dict[str, Any] = {f"{kind}_length": rules.length}
+    if rules.prompt:
+        length[f"{kind}_prompt"] = rules.prompt
     if len(rules.prefix_ids) == 2 and len(rules.suffix_ids) == 1:
         return {f"{kind}_marker_id": rules.prefix_ids[1], **length}
     return {f"{kind}_prefix_ids": list(rules.prefix_ids), f"{kind}_suffix_ids": list(rules.suffix_ids), **length}
 
 
 def provenance(encoder: Encoder) -> dict[str, Any]:
+    checkpoint = encoder.checkpoint
     return {
-        "model": encoder.checkpoint.name,
+        "model": str(Path(checkpoint.name).absolute()) if Path(checkpoint.name).is_dir() else checkpoint.name,
+        "choices": checkpoint.choices.stated(),
+        "assumed": list(checkpoint.assumed),
         "device": encoder.device.type,
         "compute_dtype": encoder.dtype,
         "colbert_rerank": colbert_rerank.__version__,
@@ -72,6 +79,19 @@ def provenance(encoder: Encoder) -> dict[str, Any]:
         "machine": platform.machine(),
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def made_with(manifest: Manifest) -> tuple[str, Choices]:
+    """The name of the model that a store was made with, and what was chosen about it."""
+    known = {field.name for field in fields(Choices)}
+    choices = {name: value for name, value in manifest.provenance.get("choices", {}).items() if name in known}
+    return str(manifest.provenance.get("model", STARTER)), Choices(**choices)
+
+
+def described(manifest: Manifest) -> str:
+    """`made_with` in words: ``model 'starter', query_length 16``."""
+    model, choices = made_with(manifest)
+    return ", ".join([f"model {model!r}", *(f"{name} {value}" for name, value in choices.stated().items())])
 
 
 def check(store: Path, what: str, stored: dict[str, Any], given: dict[str, Any], advice: str) -> None:

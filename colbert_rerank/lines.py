@@ -19,6 +19,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _COMPRESS_MAGIC = b"\x1f\x9d"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
+_UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _BUFFER = 1 << 20
 _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -66,8 +67,8 @@ def open_bytes(path: str) -> Iterator[BinaryIO]:
 def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a UTF-8 file; only LF and CR LF end a line, and are not part of it.
 
-    A byte order mark at the start is dropped; that of UTF-16 raises InputError. A line that is not UTF-8 and a gzip
-    stream that is cut or damaged go to ``on_bad``; where that returns, the line is left out, or the file ends there.
+    A byte order mark at the start is dropped; that of UTF-16 or UTF-32 raises InputError. A line that is not UTF-8 and
+    a gzip stream that is cut or damaged go to ``on_bad``; where that returns, the line is left out, or the file ends.
     """
     name = shown_name(path)
     number = 0
@@ -87,8 +88,9 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
             if raw is None:
                 return
             number += 1
-            if number == 1 and raw.startswith(_UTF_16):
-                raise _utf_16(path, gzipped=isinstance(getattr(file, "raw", None), _Unzipped))
+            if number == 1 and raw.startswith((*_UTF_32, *_UTF_16)):
+                kind = "UTF-32" if raw.startswith(_UTF_32) else "UTF-16"
+                raise _to_convert(path, kind, gzipped=isinstance(getattr(file, "raw", None), _Unzipped))
             if number == 1 and raw.startswith(_BOM):
                 raw = raw[len(_BOM) :]
             try:
@@ -103,11 +105,11 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
             yield number, line.rstrip("\r\n")
 
 
-def _utf_16(path: str, *, gzipped: bool) -> InputError:
+def _to_convert(path: str, kind: str, *, gzipped: bool) -> InputError:
     name = "FILE" if path == STDIN else shlex.quote(path)
-    convert = "iconv -f UTF-16 -t UTF-8"
+    convert = f"iconv -f {kind} -t UTF-8"
     command = f"gzip -dc < {name} | {convert}" if gzipped else f"{convert} < {name}"
-    return InputError(f"is UTF-16, not UTF-8. Convert it: {command} > NEW_FILE", where=shown_name(path))
+    return InputError(f"is {kind}, not UTF-8. Convert it: {command} > NEW_FILE", where=shown_name(path))
 
 
 class _Unzipped(io.RawIOBase):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import InputError, MissingVectorsError, NonFiniteError, UsageError
+from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, NonFiniteError, UsageError
 from colbert_rerank.maxsim import maxsim, packed
 from colbert_rerank.store import Gathered, Store
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
@@ -82,7 +82,7 @@ class Reranker:
             "model",
             store.manifest.query_identity,
             identity.query_identity(encoder.checkpoint),
-            f"Search with the model it was made with ({store.manifest.provenance.get('model')!r}), or ingest again",
+            f"Search with what it was made with ({identity.described(store.manifest)}), or ingest again",
         )
         if missing == "encode":
             identity.check(
@@ -90,7 +90,7 @@ class Reranker:
                 "way of making texts",
                 store.manifest.document_identity,
                 identity.document_identity(encoder.checkpoint, store.manifest.recipe),
-                "To encode more documents, they have to be encoded in the same way: ask for the same lengths",
+                f"To encode more documents, encode with what it was made with ({identity.described(store.manifest)})",
             )
         self.store = store
         self.encoder = encoder
@@ -99,12 +99,13 @@ class Reranker:
         self.report = Report()
 
     @staticmethod
-    def open(store: str | Path, model: str = "starter", *, device: str = "auto", dtype: str = "auto") -> Reranker:
-        """Open the store in a folder with the checkpoint it was made with.
+    def open(store: str | Path, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> Reranker:
+        """Open the store in a folder with the checkpoint it was made with; ``model`` says where that is now.
 
         Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
         """
-        return Reranker(Store.open(store), Encoder.load(model, device=device, dtype=dtype))
+        opened = Store.open(store)
+        return Reranker(opened, encoder_of(opened, model, device=device, dtype=dtype))
 
     def rerank(
         self, query: str, candidates: Sequence[tuple[str, float]], *, fetch: Fetch | None = None
@@ -237,6 +238,19 @@ class Reranker:
 
     def _timed(self, stage: str) -> _Timer:
         return _Timer(self.report.seconds.setdefault(stage, deque(maxlen=TIMES_KEPT)))
+
+
+def encoder_of(store: Store, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+    """The encoder that a store was made with, by name; ``model`` says where that is now. Raises CheckpointError."""
+    name, choices = identity.made_with(store.manifest)
+    try:
+        return Encoder.load(model or name, device=device, dtype=dtype, choices=choices)
+    except CheckpointError as error:
+        if model:
+            raise
+        raise CheckpointError(
+            f"{store.folder}: it was made with the model {name!r}. {error}. Where it is now, say with --model"
+        ) from None
 
 
 def rounded_score(score: float) -> float:

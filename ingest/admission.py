@@ -45,7 +45,7 @@ def check_trained(encoder: Encoder) -> None:
 
 def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
     manifest, folder = writer.manifest, writer.folder
-    advice = "Ingest into another folder, or with what this store was made with"
+    advice = f"Ingest into another folder, or with what this store was made with ({identity.described(manifest)})"
     given = identity.query_identity(encoder.checkpoint)
     identity.check(folder, "model", manifest.query_identity, given, advice)
     given = identity.document_identity(encoder.checkpoint, recipe)

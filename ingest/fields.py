@@ -30,9 +30,14 @@ def shown(names: Iterable[str], between: str = ", ") -> str:
 def without_text(fields: Mapping[str, object], name: str) -> str:
     """Why a field that gives no text gives none: "is missing", "is a number"."""
     value = lookup(fields, name)
+    head, _, last = name.rpartition(".")
+    parent = lookup(fields, head) if head else None
     if value is None:
-        return "is null" if name in fields else "is missing"
-    items = list(_items(value))
+        there = name in fields or (isinstance(parent, Mapping) and last in parent)
+        return "is null" if there else "is missing"
+    items = [item for item in _items(value) if item is not None]
+    if not items and isinstance(parent, list):
+        return "is missing"
     if any(isinstance(item, Mapping) for item in items):
         return is_object(inner for inner in names_of({name: value}) if inner != name)
     if any(isinstance(item, bool) for item in items):

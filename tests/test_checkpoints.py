@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Path], object]
-JINA_V2 = Path(__file__).parent / "parity" / "checkpoints" / "jina_v2"
+LAYOUTS = Path(__file__).parent / "parity" / "checkpoints"
+JINA_V1, JINA_V2, HOFSTAETTER = (LAYOUTS / name for name in ("jina_v1", "jina_v2", "hofstaetter"))
 DENSE = "bert.encoder.layer.0.output.dense.weight"
 
 
@@ -84,6 +85,24 @@ def as_bin(content: object) -> Change:
     return apply
 
 
+def as_hofstaetter(left_out: str) -> Change:
+    def apply(folder: Path) -> None:
+        shutil.copytree(HOFSTAETTER, folder, dirs_exist_ok=True)
+        (folder / "model.safetensors").unlink()
+        found = torch.load(folder / "pytorch_model.bin")
+        torch.save({name: tensor for name, tensor in found.items() if name != left_out}, folder / "pytorch_model.bin")
+
+    return apply
+
+
+def as_jina(source: Path, **values: object) -> Change:
+    def apply(folder: Path) -> None:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        state("config.json", **values)(folder)
+
+    return apply
+
+
 class RunsCode:
     def __reduce__(self) -> tuple[Any, ...]:
         return (os._exit, (77,))
@@ -95,12 +114,26 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "config-not-an-object": (put("config.json", b"[]"), "config.json: expected a JSON object"),
     "config-of-another-network": (state("config.json", model_type="gpt2"), "config.json says model_type 'gpt2'"),
     "config-without-rotation": (
-        lambda f: (
-            shutil.copytree(JINA_V2, f, dirs_exist_ok=True),
-            state("config.json", position_embedding_type="absolute")(f),
-        ),
+        as_jina(JINA_V2, position_embedding_type="absolute"),
         "config.json says position_embedding_type 'absolute', roberta.* needs 'rotary'",
     ),
+    "rotation-of-other-pairs": (
+        as_jina(JINA_V2, rotary_emb_interleaved=True),
+        "config.json says rotary_emb_interleaved True, roberta.* needs False",
+    ),
+    "rotation-of-a-part": (
+        as_jina(JINA_V2, rotary_emb_dim=4),
+        "config.json says rotary_emb_dim 4, roberta.* needs 16",
+    ),
+    "rotary-of-another-activation": (
+        as_jina(JINA_V2, hidden_act="relu"),
+        "config.json says hidden_act 'relu', roberta.* needs 'gelu'",
+    ),
+    "alibi-of-another-activation": (
+        as_jina(JINA_V1, feed_forward_type="reglu"),
+        "config.json says feed_forward_type 'reglu', bert.* needs 'geglu'",
+    ),
+    "compressor-without-bias": (as_hofstaetter("compressor.bias"), "compressor.weight without compressor.bias"),
     "no-weights": (take("model.safetensors"), "no model.safetensors and no pytorch_model.bin here"),
     "no-projection": (
         tensors(lambda t: t.pop("linear.weight")),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from colbert_rerank.checkpoints import Choices, load_checkpoint
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, StoreMismatchError
+from colbert_rerank.errors import CheckpointError, StoreMismatchError, UsageError
 from colbert_rerank.rerank import Reranker
 from tests.cli.conftest import Files, files
 from tests.cli.terminal import invoke
@@ -55,8 +55,43 @@ def test_lengths_are_the_user_s(tiny: Path) -> None:
 
 @pytest.mark.parametrize("choices", [Choices(query_length=3), Choices(document_length=129)], ids=["short", "long"])
 def test_a_length_that_the_network_cannot_read(tiny: Path, choices: Choices) -> None:
-    with pytest.raises(CheckpointError, match="_length must be 4 to 128, it is"):
+    with pytest.raises(UsageError, match=r"the length of a (query|document) must be 4 to 128, it is"):
         load_checkpoint(str(tiny), choices)
+
+
+def test_what_is_added_to_a_query_needs_room(tmp_path: Path) -> None:
+    folder = str(CHECKPOINTS / "hofstaetter")
+    positions = len(load_checkpoint(folder).backbone.get_parameter("embeddings.position_embeddings.weight"))
+    encoder = Encoder.load(folder, device="cpu", choices=Choices(query_length=positions - 8))
+    assert len(encoder.encode_queries(["tide " * 1000])[0]) == positions
+    with pytest.raises(UsageError, match=f"the length of a query must be 4 to {positions - 8}, it is {positions}"):
+        load_checkpoint(folder, Choices(query_length=positions))
+
+
+def test_what_is_chosen_is_no_longer_assumed() -> None:
+    folder = str(CHECKPOINTS / "bge_m3")
+    assert [line.split()[0] for line in load_checkpoint(folder).assumed] == ["query_length", "document_length"]
+    assert load_checkpoint(folder, Choices(query_length=32)).assumed == (
+        "document_length = 128, FlagEmbedding's default",
+    )
+
+
+MEANINGLESS = {
+    "base": ("hf_colbert_bin", Choices(base="x"), "it has a tokenizer of its own, so there is no choice of a base"),
+    "skip": ("bge_m3", Choices(doc_skip="before-encode"), "it leaves no document tokens out"),
+    "skip-of-none": ("hofstaetter", Choices(doc_skip="before-encode"), "it leaves no document tokens out"),
+}
+
+
+@pytest.mark.parametrize(("name", "choices", "message"), MEANINGLESS.values(), ids=MEANINGLESS)
+def test_a_choice_that_means_nothing_is_refused(name: str, choices: Choices, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_checkpoint(str(CHECKPOINTS / name), choices)
+
+
+def test_a_loaded_checkpoint_leaves_no_choice(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="choices are made when a checkpoint is loaded"):
+        Encoder.load(load_checkpoint(str(tiny)), choices=Choices(query_length=8))
 
 
 def test_another_way_to_skip_is_another_document_identity(tiny: Path, tmp_path: Path) -> None:
@@ -69,20 +104,35 @@ def test_another_way_to_skip_is_another_document_identity(tiny: Path, tmp_path: 
     with pytest.raises(StoreMismatchError, match="way of making texts"):
         ingested(tmp_path / "store", before, documents(3))
     Reranker(store, before)
-    with pytest.raises(StoreMismatchError, match=r"skip_before: the store has None, this run True.* in the same way"):
+    with pytest.raises(StoreMismatchError, match=r"skip_before: the store has None, this run True.* with what it was"):
         Reranker(store, before, missing="encode")
 
 
-def test_a_store_is_searched_with_the_lengths_it_was_made_with(files: Files, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    options = ("--model", files.model, "--query-length", 16, "--doc-length", 20)
-    done = invoke("ingest", files.corpus, "--store", store, *options).check()
+def test_a_store_is_searched_with_what_it_was_made_with(files: Files, tmp_path: Path) -> None:
+    """Nobody has to say it again, in whatever folder; not even where the model was moved meanwhile."""
+    store, model = tmp_path / "store", tmp_path / "model"
+    shutil.copytree(files.model, model)
+    arguments = ("ingest", files.corpus, "--store", store, "--model", model)
+    options = ("--query-length", 16, "--doc-length", 20)
+    done = invoke(*arguments, *options).check()
     assert "longer than the 20 tokens the model reads" in done.err
-    (line,) = [line for line in done.err.splitlines() if line.startswith("Search it:")]
-    assert line.endswith("--query-length 16 --doc-length 20")
-    assert invoke("rerank", "tides", "--store", store, *options).status == 0
-    failed = invoke("rerank", "tides", "--store", store, "--model", files.model)
+    found = invoke("rerank", "Publix", "--store", store).check().out
+    assert found
+    reranker = Reranker.open(store)
+    assert reranker.encoder.checkpoint.choices == Choices(query_length=16, document_length=20)
+    failed = invoke(*arguments)
     assert "query_length: the store has 16, this run 32" in failed.error
+    assert f"with what this store was made with (model '{model}', query_length 16, document_length 20)" in failed.error
+    model.rename(tmp_path / "moved")
+    failed = invoke("rerank", "Publix", "--store", store)
+    assert f"{store}: it was made with the model '{model}'" in failed.error
+    assert failed.error.endswith("Where it is now, say with --model")
+    assert invoke("rerank", "Publix", "--store", store, "--model", tmp_path / "moved").check().out == found
+
+
+def test_a_length_that_no_network_reads_is_the_user_s_fault(files: Files, tmp_path: Path) -> None:
+    failed = invoke("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model, "--doc-length", 2)
+    assert (failed.status, "must be 4 to 128, it is 2" in failed.error) == (2, True)
 
 
 def test_a_model_without_a_trained_projection_is_refused(headless: Path) -> None:
@@ -107,7 +157,7 @@ def test_its_hidden_states_are_taken_where_that_is_asked_for(headless: Path, cap
 
 @pytest.mark.parametrize("name", ["bge_m3", "hf_colbert_bin", "pylate_bert"])
 def test_a_trained_projection_leaves_no_choice(name: str) -> None:
-    with pytest.raises(CheckpointError, match="it has a trained projection"):
+    with pytest.raises(UsageError, match="it has a trained projection"):
         load_checkpoint(str(CHECKPOINTS / name), Choices(projection="identity"))
 
 

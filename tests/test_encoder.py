@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colbert_rerank.encoder import BATCH_TOKENS, BUCKET, Encoder, _batches
+from colbert_rerank.checkpoints.spec import BUCKET
+from colbert_rerank.encoder import BATCH_TOKENS, Encoder, _batches
 from colbert_rerank.errors import NonFiniteError, UsageError
 from tests.collection import queries, texts
 from tests.tiny import DIM, DOCUMENT_LENGTH, tiny_checkpoint, tiny_weights

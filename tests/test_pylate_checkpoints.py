@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CamembertConfig, CamembertModel
 
 from colbert_rerank.checkpoints import load_checkpoint
 from colbert_rerank.checkpoints.pylate import DEFAULTS
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError
+from colbert_rerank.identity import query_identity
 
 CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
 SETTINGS = "config_sentence_transformers.json"
@@ -87,6 +89,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
         state("1_Dense/config.json", activation_function="torch.nn.modules.activation.Mish"),
         "unknown activation 'torch.nn.modules.activation.Mish'; known are Identity, Tanh",
     ),
+    "skip-words-a-text": (state(SETTINGS, skiplist_words="abc"), "skiplist_words must be a list of words, it is 'abc'"),
+    "skip-words-numbers": (state(SETTINGS, skiplist_words=[1]), "skiplist_words must be a list of words"),
+    "prompts-a-list": (state(SETTINGS, prompts=["query: "]), "prompts must be texts by name"),
+    "prompt-unknown": (
+        state(SETTINGS, default_prompt_name="passage"),
+        "default_prompt_name is 'passage', and there is",
+    ),
     "marker-unknown": (state(SETTINGS, query_prefix="[X] "), "the prefix '[X] ' is not in the tokenizer's vocabulary"),
     "marker-no-text": (state(SETTINGS, document_prefix=None), "the prefix None is not in"),
     "length-too-long": (state(SETTINGS, document_length=8193), "document_length must be 4 to 8192, it is 8193"),
@@ -113,6 +122,56 @@ def test_what_no_file_states_is_an_assumption_and_said(folder: Path, caplog: pyt
     assert (checkpoint.spec.query.length, checkpoint.spec.document.length) == (32, 180)
     assert checkpoint.spec.expansion is not None, "it was off"
     assert [line.split()[0] for line in checkpoint.assumed] == list(DEFAULTS)
+
+
+def test_skip_words_may_be_null(folder: Path) -> None:
+    state(SETTINGS, skiplist_words=None)(folder)
+    tokenizer = load_checkpoint(str(folder)).tokenizer
+    assert load_checkpoint(str(folder)).spec.skip_ids == tuple(
+        sorted(set(tokenizer.convert_tokens_to_ids(DEFAULTS["skiplist_words"])))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_are_read_as_they_are_whatever_they_were_trained_in(folder: Path, key: str, dtype: str) -> None:
+    state("config.json", **{key: dtype})(folder)
+    known = Encoder.load(str(CHECKPOINTS / "pylate_modernbert"), device="cpu").encode_documents(["the red house"])
+    assert (
+        Encoder.load(str(folder), device="cpu").encode_documents(["the red house"])[0].tobytes() == known[0].tobytes()
+    )
+
+
+def test_a_prompt_goes_before_its_texts(folder: Path) -> None:
+    plain = Encoder.load(str(folder), device="cpu")
+    state(SETTINGS, prompts={"query": "Find: ", "document": "", "other": "x"})(folder)
+    prompted = Encoder.load(str(folder), device="cpu")
+    assert prompted.tokenize_queries([" The house "]) == plain.tokenize_queries(["find:  the house"])
+    assert prompted.tokenize_documents(["the house"]) == plain.tokenize_documents(["the house"])
+    before, after = (query_identity(encoder.checkpoint) for encoder in (plain, prompted))
+    assert {k: v for k, v in after.items() if before.get(k) != v} == {"query_prompt": "Find: "}
+
+
+def test_a_default_prompt_is_of_both_sides(folder: Path) -> None:
+    plain = Encoder.load(str(folder), device="cpu")
+    state(SETTINGS, prompts={"all": "text: "}, default_prompt_name="all")(folder)
+    prompted = Encoder.load(str(folder), device="cpu")
+    assert prompted.tokenize_queries(["the house"]) == plain.tokenize_queries(["text: the house"])
+    assert prompted.tokenize_documents(["the house"]) == plain.tokenize_documents(["text: the house"])
+
+
+def test_positions_that_are_those_of_the_padding_are_not_read(tmp_path: Path) -> None:
+    """As of RoBERTa and its kin, whatever they are called."""
+    folder = Path(shutil.copytree(CHECKPOINTS / "pylate_bert", tmp_path / "model"))
+    config = CamembertConfig.from_pretrained(folder, pad_token_id=1, max_position_embeddings=66, type_vocab_size=1)
+    config.save_pretrained(folder)
+    network = CamembertModel(config, add_pooling_layer=False)
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, folder / "model.safetensors")
+    encoder = Encoder.load(str(folder), device="cpu")
+    assert encoder.encode_documents(["word " * 100])[0].shape == (64, 24)
+    state(SETTINGS, document_length=65)(folder)
+    with pytest.raises(CheckpointError, match="document_length must be 4 to 64, it is 65"):
+        load_checkpoint(str(folder))
 
 
 def test_an_empty_prefix_leaves_its_place_to_the_text(folder: Path) -> None:

@@ -373,7 +373,7 @@ def test_a_store_of_another_model_is_refused_with_both_sides(
         Reranker(store, other)
     message = str(refusal.value)
     assert f"tensors: the store has '{ours}', this run '{theirs}'" in message
-    assert f"Search with the model it was made with ('{tiny_encoder.checkpoint.name}')" in message
+    assert f"Search with what it was made with (model '{tiny_encoder.checkpoint.name}')" in message
     assert str(store.folder) in message
 
 

@@ -125,6 +125,7 @@ BAD_TOPICS = {
     "top-not-opened": ("<num> 7 <title> who\n</top>", "input.txt:2: </top> without a <top>"),
     "another-markup": ("<topics>\n</topics>\n", "input.txt: no topics in this file"),
     "latin-1": ("7\tcafé\n".encode("latin-1"), "input.txt:1: not UTF-8: byte 0xe9 at column 6"),
+    "utf-32": ("7\twho\n".encode("utf-32"), "input.txt: is UTF-32, not UTF-8. Convert it: iconv -f UTF-32 -t UTF-8 < "),
     "utf-16": ("7\twho\n".encode("utf-16"), "input.txt: is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 < "),
     "cut-gzip": (gzip.compress(MSMARCO.encode())[:-20], "the gzip data is cut off or damaged"),
 }

@@ -7,7 +7,7 @@ a random layer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import AS_MEANT, Built, Choices, check_lengths
 from colbert_rerank.checkpoints.location import STARTER, locate
 from colbert_rerank.checkpoints.spec import EncoderSpec
-from colbert_rerank.errors import CheckpointError
+from colbert_rerank.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -53,13 +53,15 @@ class Checkpoint:
     tensor_hash: str  # of the tensors by name, not of files: the same weights in another container are the same
     tokenizer_hash: str
     assumed: tuple[str, ...] = ()
+    choices: Choices = AS_MEANT  # by which it is not as its authors meant
     trained: bool = True  # whether anything but chance made the head
 
 
 def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpoint:
     """Load ``starter``, a folder, or a hub name. Runs no code from the checkpoint.
 
-    Raises CheckpointError where the folder holds no known layout, naming the tensors found.
+    Raises CheckpointError where the folder holds no known layout, naming the tensors found, and UsageError for choices
+    that this checkpoint does not leave.
     """
     import torch
 
@@ -71,7 +73,9 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
         raise bert_colbert.no_projection(files)
     built = layout.build(files, choices)
     if choices.projection != "trained" and built.trained and not isinstance(built.head, torch.nn.Identity):
-        raise CheckpointError(f"{files.folder}: it has a trained projection, so there is no choice of another")
+        raise UsageError(f"{files.folder}: it has a trained projection, so there is no choice of another")
+    if choices.base and files.has_weights:
+        raise UsageError(f"{files.folder}: it has a tokenizer of its own, so there is no choice of a base")
     return Checkpoint(
         name=name,
         folder=files.folder,
@@ -82,7 +86,8 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
         head=built.head.eval(),
         tensor_hash=_tensor_hash(built.tensors),
         tokenizer_hash=_tokenizer_hash(built.tokenizer),
-        assumed=built.assumed,
+        assumed=_left(built.assumed, choices),
+        choices=choices,
         trained=built.trained,
     )
 
@@ -91,14 +96,31 @@ def _chosen(built: Built, files: Files, choices: Choices) -> EncoderSpec:
     """The rules as users want them, where they have a choice."""
     spec = built.spec
     if choices.doc_skip == "before-encode":  # as Vespa does, to whom a padding id in a text is one like others
-        spec = replace(spec, skip_before=True, skip_ids=tuple(i for i in spec.skip_ids if i != spec.pad_id))
-    lengths = {"query_length": choices.query_length, "document_length": choices.document_length}
-    check_lengths(files.folder, {key: n for key, n in lengths.items() if n is not None}, built.positions)
-    if choices.query_length:
-        spec = replace(spec, query=replace(spec.query, length=choices.query_length))
-    if choices.document_length:
-        spec = replace(spec, document=replace(spec.document, length=choices.document_length))
+        skipped = tuple(i for i in spec.skip_ids if i != spec.pad_id)
+        if not skipped:
+            raise UsageError(f"{files.folder}: it leaves no document tokens out, so there is no choice of when")
+        spec = replace(spec, skip_before=True, skip_ids=skipped)
+    added = spec.expansion.count or 0 if spec.expansion else 0
+    try:
+        if choices.query_length is not None:
+            check_lengths(files.folder, {"the length of a query": choices.query_length}, built.positions - added)
+            spec = replace(spec, query=replace(spec.query, length=choices.query_length))
+        if choices.document_length is not None:
+            check_lengths(files.folder, {"the length of a document": choices.document_length}, built.positions)
+            spec = replace(spec, document=replace(spec.document, length=choices.document_length))
+    except CheckpointError as error:  # it is not the checkpoint that is at fault
+        raise UsageError(str(error)) from None
     return spec
+
+
+def _left(assumed: Sequence[str], choices: Choices) -> tuple[str, ...]:
+    """What is still assumed where users have chosen lengths."""
+    chosen = {
+        ("query_length", "query_maxlen"): choices.query_length,
+        ("document_length", "doc_maxlen"): choices.document_length,
+    }
+    dropped = tuple(name for names, length in chosen.items() if length is not None for name in names)
+    return tuple(line for line in assumed if not line.startswith(dropped)) if dropped else tuple(assumed)
 
 
 def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:

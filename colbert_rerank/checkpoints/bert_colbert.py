@@ -71,9 +71,11 @@ def _bert(tensors: Mapping[str, torch.Tensor], base: Files) -> tuple[torch.nn.Mo
 
     _check_kind(base, "model_type", "bert", BACKBONE)
     config = BertConfig.from_pretrained(base.folder)
-    gated = BACKBONE + GATED in tensors  # jina-colbert-v1: config.json calls it "bert", too
-    network = AlibiBert(config) if gated else BertModel(config, add_pooling_layer=False)
-    return network, config, config.max_position_embeddings
+    if BACKBONE + GATED not in tensors:
+        return BertModel(config, add_pooling_layer=False), config, config.max_position_embeddings
+    for key, needed in (("hidden_act", "gelu"), ("position_embedding_type", "alibi"), ("feed_forward_type", "geglu")):
+        _check_kind(base, key, needed, BACKBONE)  # jina-colbert-v1: config.json calls it "bert", too
+    return AlibiBert(config), config, config.max_position_embeddings
 
 
 def _rotary(base: Files) -> tuple[torch.nn.Module, Any, int]:
@@ -82,14 +84,18 @@ def _rotary(base: Files) -> tuple[torch.nn.Module, Any, int]:
     from colbert_rerank.checkpoints.rotary_roberta import RotaryRoberta
 
     _check_kind(base, "model_type", "xlm-roberta", ROTARY)
-    _check_kind(base, "position_embedding_type", "rotary", ROTARY)
     config = XLMRobertaConfig.from_pretrained(base.folder)
+    fixed = {"position_embedding_type": "rotary", "hidden_act": "gelu", "rotary_emb_interleaved": False}
+    fixed |= {"rotary_emb_dim": config.hidden_size // config.num_attention_heads}
+    for key, needed in fixed.items():
+        _check_kind(base, key, needed, ROTARY)
     return RotaryRoberta(config), config, config.max_position_embeddings - config.pad_token_id - 1
 
 
-def _check_kind(base: Files, key: str, needed: str, prefix: str) -> None:
-    found = base.config.get(key, needed)
-    if found != needed:
+def _check_kind(base: Files, key: str, needed: object, prefix: str) -> None:
+    """What config.json says of the network must be what is built here, as far as it says something."""
+    found = base.config.get(key)
+    if found is not None and found != needed:
         raise CheckpointError(f"{base.folder}: config.json says {key} {found!r}, {prefix}* needs {needed!r}")
 
 

@@ -57,7 +57,7 @@ def build(files: Files, choices: Choices) -> Built:
         first_row=1,
     )
     named = {f"colbert_linear.{n}": t for n, t in tensors.items()}
-    assumed = [f"lengths {rules.length}, FlagEmbedding's default; the model reads {positions:,} tokens"]
+    assumed = [f"{side}_length = {rules.length}, FlagEmbedding's default" for side in ("query", "document")]
     if not tensors:
         assumed.append("projection = identity, as was asked for: the token vectors were never trained to be compared")
         _log.warning("%s: %s", folder, assumed[-1])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from colbert_rerank.checkpoints import bert_colbert
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.hf_colbert import METADATA
-from colbert_rerank.checkpoints.layout import Built, Choices
+from colbert_rerank.checkpoints.layout import Built, Choices, holds
 from colbert_rerank.checkpoints.location import locate
 from colbert_rerank.errors import CheckpointError
 
@@ -72,7 +72,7 @@ def _training_state(files: Files) -> tuple[dict[str, torch.Tensor], dict[str, An
         arguments = dict(state.get("arguments") or {})
     except (TypeError, KeyError, AttributeError, ValueError):
         raise CheckpointError(f"{found[0]}: not what ColBERT v1 saves in training: no model_state_dict") from None
-    if not bert_colbert.is_bert_colbert(tensors):
+    if not holds(tensors, bert_colbert.PROJECTION, bert_colbert.BACKBONE):
         raise CheckpointError(f"{found[0]}: no {bert_colbert.PROJECTION} beside {bert_colbert.BACKBONE}* tensors")
     return tensors, {key: arguments[key] for key in DEFAULTS if key in arguments}
 

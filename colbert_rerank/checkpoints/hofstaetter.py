@@ -10,6 +10,7 @@ from colbert_rerank.checkpoints.bert_colbert import check_empty_text
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import Built, Choices, fill, holds, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
+from colbert_rerank.errors import CheckpointError
 
 NAME = "ColBERT of Hofstätter et al."
 BACKBONE = "bert_model."
@@ -34,7 +35,9 @@ def build(files: Files, choices: Choices) -> Built:
     layers = {int(n.split(".")[3]) for n in tensors if n.startswith(BACKBONE + "transformer.layer.")}
     config.n_layers = len(layers)
     config.hidden_dim = len(tensors[BACKBONE + "transformer.layer.0.ffn.lin1.weight"])
-    head = linear(tensors[PROJECTION], tensors.get(BIAS), config.dim, folder, PROJECTION)
+    if BIAS not in tensors:
+        raise CheckpointError(f"{folder}: {PROJECTION} without {BIAS}, which the authors' model has")
+    head = linear(tensors[PROJECTION], tensors[BIAS], config.dim, folder, PROJECTION)
     backbone = DistilBertModel(config)
     check_empty_text(folder, tokenizer)
     ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
@@ -50,5 +53,9 @@ def build(files: Files, choices: Choices) -> Built:
         normalize=False,
         similarity="dot",
     )
-    assumed = f"lengths {QUERY_LENGTH} and {DOCUMENT_LENGTH}, and {config.n_heads} attention heads (DistilBERT's)"
-    return Built(spec, tokenizer, config.max_position_embeddings, backbone, head, tensors, (assumed,))
+    assumed = (
+        f"query_length = {QUERY_LENGTH}, before the {MASKS} [MASK], as in training",
+        f"document_length = {DOCUMENT_LENGTH}, as in training",
+        f"{config.n_heads} attention heads, DistilBERT's",
+    )
+    return Built(spec, tokenizer, config.max_position_embeddings, backbone, head, tensors, assumed)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec
 from colbert_rerank.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
+
+SHORTEST = 4  # tokens: [CLS], a marker, one of the text, [SEP]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Choices:
     doc_skip: Literal["after-encode", "before-encode"] = "after-encode"
     base: str = ""  # where tokenizer and config.json are, of weights that come without
     projection: Literal["trained", "identity", "fresh"] = "trained"  # what makes vectors of hidden states
+
+    def stated(self) -> dict[str, Any]:
+        """Those that were made, by name."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(AS_MEANT, name)}
 
 
 AS_MEANT = Choices()
@@ -98,7 +104,9 @@ def defaults_of(
     return tuple(f"{line}, {library}'s default" for line in assumed)
 
 
-def check_lengths(folder: Path, lengths: Mapping[str, object], limit: int) -> None:
+def check_lengths(folder: Path, lengths: Mapping[str, object], positions: int) -> None:
+    """Raises CheckpointError for lengths that the network cannot read, padded as they are to whole buckets."""
+    limit = positions // BUCKET * BUCKET
     for key, length in lengths.items():
-        if type(length) is not int or not 4 <= length <= limit:
-            raise CheckpointError(f"{folder}: {key} must be 4 to {limit}, it is {length!r}")
+        if type(length) is not int or not SHORTEST <= length <= limit:
+            raise CheckpointError(f"{folder}: {key} must be {SHORTEST} to {limit}, it is {length!r}")

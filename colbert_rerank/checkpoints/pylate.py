@@ -1,9 +1,10 @@
 """PyLate's checkpoints, in the layout of sentence-transformers: a Transformer and one Dense after the other.
 
-Rules from PyLate 1.6 (pylate/models/colbert.py, Dense.py): the marker of the prefix stands at position 1, and so does
-one that a text spells out; texts are stripped; a query is filled with [MASK] to its length, or is not; document rows of
-the skip list are dropped; vectors are L2-normalised. What config_sentence_transformers.json does not state is PyLate's
-default.
+Rules from PyLate 1.6 (pylate/models/colbert.py, Dense.py): a prompt that has the name "query" or "document" goes before
+its texts, as the cards of checkpoints with prompts ask for; texts are stripped; the marker of the prefix stands at
+position 1, and one that a text spells out is one as well; a query is filled with [MASK] to its length, or is not;
+document rows of the skip list are dropped; vectors are L2-normalised. What config_sentence_transformers.json does not
+state is PyLate's default.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
     "attend_to_expansion_tokens": False,
     "skiplist_words": list(string.punctuation),
 }
+SIDES = ("query", "document")
+MAY_BE_NULL = ("skiplist_words",)  # which PyLate reads as not stated
 # The classes of torch.nn that a Dense may name: others could be anything.
 ACTIVATIONS = ("Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid")
 # Tensors that scores do not depend on.
@@ -53,7 +56,7 @@ def build(files: Files, choices: Choices) -> Built:
         )
     inner = Files(folder / modules[0]["path"])
     stated = files.json(SETTINGS, default={})
-    settings = DEFAULTS | stated
+    settings = DEFAULTS | {key: value for key, value in stated.items() if value is not None or key not in MAY_BE_NULL}
     backbone, tensors, hidden, positions = _backbone(inner)
     layers: list[torch.nn.Module] = []
     width = hidden
@@ -83,11 +86,13 @@ def _kind(module: Mapping[str, Any]) -> str:
 
 def _backbone(files: Files) -> tuple[torch.nn.Module, dict[str, torch.Tensor], int, int]:
     """The network, its tensors, the width of its states, and how many tokens it reads."""
+    import torch
     from transformers import AutoConfig, AutoModel
 
     try:
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
-        network = AutoModel.from_config(config, trust_remote_code=False)
+        # in full precision, whatever config.json says that the weights were saved or trained in
+        network = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{files.folder}: config.json names no network of transformers that runs without the checkpoint's own "
@@ -101,8 +106,9 @@ def _backbone(files: Files) -> tuple[torch.nn.Module, dict[str, torch.Tensor], i
     tensors = {n: t for n, t in tensors.items() if not n.startswith(IGNORED)}
     fill(network, tensors, files.folder, f"a {NAME} checkpoint")
     positions = int(config.max_position_embeddings)
-    if "roberta" in config.model_type:  # whose first positions are those of the padding
-        positions -= int(config.pad_token_id) + 1
+    for name, module in network.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1  # RoBERTa and its kin: the first are those of the padding
     return network, tensors, int(config.hidden_size), positions
 
 
@@ -148,12 +154,18 @@ def _spec(
     if expands and tokenizer.mask_token_id is None:
         raise CheckpointError(f"{folder}: queries are filled with [MASK], and the tokenizer has none")
     rules = {
-        kind: TextRules(
-            (*before, *_marker(folder, tokenizer, settings[f"{kind}_prefix"])), after, settings[f"{kind}_length"]
+        side: TextRules(
+            (*before, *_marker(folder, tokenizer, settings[f"{side}_prefix"])),
+            after,
+            settings[f"{side}_length"],
+            _prompt(folder, settings, side),
         )
-        for kind in ("query", "document")
+        for side in SIDES
     }
-    found = (tokenizer.convert_tokens_to_ids(word) for word in settings["skiplist_words"])
+    words = settings["skiplist_words"]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{folder}: skiplist_words must be a list of words, it is {words!r:.100}")
+    found = (tokenizer.convert_tokens_to_ids(word) for word in words)
     return EncoderSpec(
         dim=dim,
         query=rules["query"],
@@ -166,6 +178,17 @@ def _spec(
         strip=True,
         lowercase=lowercase,
     )
+
+
+def _prompt(folder: object, settings: Mapping[str, Any], side: str) -> str:
+    """What goes before the texts of one side: the prompt of its name, else the one that is the default of both."""
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise CheckpointError(f"{folder}: prompts must be texts by name, they are {prompts!r:.100}")
+    default = settings.get("default_prompt_name")
+    if default and default not in prompts:
+        raise CheckpointError(f"{folder}: default_prompt_name is {default!r}, and there is no such prompt")
+    return str(prompts.get(side) or prompts.get(default, ""))
 
 
 def _special(folder: object, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

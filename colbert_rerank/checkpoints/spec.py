@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BUCKET = 8  # texts are padded to a multiple of so many tokens before the network sees them
+
 
 @dataclass(frozen=True)
 class TextRules:
     """How a text becomes token ids: between a prefix and a suffix, cut to at most ``length`` ids in all."""
 
-    prefix_ids: tuple[int, ...]  # [CLS], a marker, a prompt
+    prefix_ids: tuple[int, ...]  # [CLS], a marker
     suffix_ids: tuple[int, ...]  # [SEP]
     length: int
+    prompt: str = ""  # put before the text itself, and tokenized with it
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 _LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
-MODEL = ("model", "query_length", "doc_length", "doc_skip", "base", "projection")  # what a store is made with
 SERVER = (*_LOGIN, "timeout")  # what means nothing without --opensearch
 ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias", *SERVER)
 
@@ -55,6 +54,23 @@ class ModelOptions:
 
             choices = Choices(self.query_length, self.doc_length, self.doc_skip, self.base, self.projection)
             return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype, choices=choices)
+
+
+@dataclass(frozen=True)
+class StoreModelOptions:
+    """The model that a store was made with: where it is, if not where it was, and on what it runs."""
+
+    model: str | None
+    device: str
+    compute_dtype: str
+
+    def load(self, store: Store) -> Encoder:
+        from colbert_rerank.cli.progress import working
+
+        with working("loading the model"):
+            from colbert_rerank.rerank import encoder_of
+
+            return encoder_of(store, self.model, device=self.device, dtype=self.compute_dtype)
 
 
 @dataclass(frozen=True)
@@ -178,14 +194,7 @@ def _model_options(command: F, name: Callable[[Any], Any]) -> F:
         "model",
         ModelOptions,
         name,
-        option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-        option(
-            "--compute-dtype",
-            default="auto",
-            show_default=True,
-            type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-            help="Precision of the network; auto is fp32 on a CPU, fp16 on a GPU.",
-        ),
+        *_device_options(),
         option("--query-length", metavar="N", type=int, help="Tokens of a query; by default what the model states."),
         option("--doc-length", metavar="N", type=int, help="Tokens of a document; by default what the model states."),
         option(
@@ -204,6 +213,26 @@ def _model_options(command: F, name: Callable[[Any], Any]) -> F:
             help="identity: rank by hidden states, of a model without a token projection.",
         ),
     )
+
+
+def store_model_options(command: F) -> F:
+    """For a store that is there, passed on as ``model: StoreModelOptions``."""
+    name = section("Model")("--model", metavar="NAME", help="Where the model of the store is, if not where it was.")
+    return _grouped(command, "model", StoreModelOptions, name, *_device_options())
+
+
+def _device_options() -> list[Callable[[Any], Any]]:
+    option = section("Model")
+    return [
+        option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        option(
+            "--compute-dtype",
+            default="auto",
+            show_default=True,
+            type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+            help="Precision of the network; auto is fp32 on a CPU, fp16 on a GPU.",
+        ),
+    ]
 
 
 def opensearch_options(command: F) -> F:
@@ -293,10 +322,10 @@ def _flag(name: str) -> str:
 
 
 def next_command(command: str, store: Path, server: OpenSearchOptions) -> str:
-    """A command line for the same store, model and server."""
+    """A command line for the same store and server."""
     at = f" --opensearch {server.shown_url}" if server.opensearch else ""
     words: list[str] = []
-    for name in given(*_LOGIN, *MODEL):  # none of them is a secret
+    for name in given(*_LOGIN):  # none of them is a secret
         value = click.get_current_context().params[name]
         words += [_flag(name), *([] if value is True else [shlex.quote(str(value))])]
     return " ".join([f"{_program()} {command} --store {shlex.quote(str(store))}{at}", *words])
@@ -335,8 +364,8 @@ def open_store(folder: Path) -> Store:
     return opened
 
 
-def open_reranker(store: Store, model: ModelOptions, missing: Any, interpolate: float | None) -> Reranker:
-    encoder = model.load()
+def open_reranker(store: Store, model: StoreModelOptions, missing: Any, interpolate: float | None) -> Reranker:
+    encoder = model.load(store)
     from colbert_rerank.rerank import Reranker
 
     return Reranker(store, encoder, missing=missing, interpolate=interpolate)

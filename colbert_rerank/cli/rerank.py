@@ -12,14 +12,14 @@ from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import (
     FOLDER,
     FirstStageOptions,
-    ModelOptions,
     OpenSearchOptions,
+    StoreModelOptions,
     first_stage_options,
-    model_options,
     open_reranker,
     open_store,
     opensearch_options,
     ranking_options,
+    store_model_options,
 )
 from colbert_rerank.cli.output import line_width, output_options, table, warn
 from colbert_rerank.cli.report import warn_of_gaps
@@ -41,7 +41,7 @@ ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a document, not a table.")
 @first_stage_options
 @opensearch_options
-@model_options
+@store_model_options
 @ranking_options
 @output_options
 def rerank(
@@ -52,7 +52,7 @@ def rerank(
     as_json: bool,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
-    model: ModelOptions,
+    model: StoreModelOptions,
     missing: Any,
     interpolate: float | None,
 ) -> None:

@@ -14,15 +14,15 @@ from colbert_rerank.cli.options import (
     FOLDER,
     ONLY_OPENSEARCH,
     FirstStageOptions,
-    ModelOptions,
     OpenSearchOptions,
+    StoreModelOptions,
     first_stage_options,
-    model_options,
     open_reranker,
     open_store,
     opensearch_options,
     ranking_options,
     refuse,
+    store_model_options,
 )
 from colbert_rerank.cli.output import figures, output_options, say, table, warn
 from colbert_rerank.cli.progress import progress
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @section("First stage")("--candidates", metavar="RUN", help="A TREC run file; - for stdin.")
 @first_stage_options
 @opensearch_options
-@model_options
+@store_model_options
 @ranking_options
 @output_options
 def run(
@@ -60,7 +60,7 @@ def run(
     candidates: str | None,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
-    model: ModelOptions,
+    model: StoreModelOptions,
     missing: Any,
     interpolate: float | None,
 ) -> None:
@@ -78,7 +78,20 @@ def run(
 
     if [topics, qrels, candidates].count("-") > 1:
         raise UsageError("only one of --topics, --qrels and --candidates can be read from stdin")
-    _check_output(output, {"--topics": topics, "--qrels": qrels, "--candidates": candidates}, store)
+    _check_output(
+        output,
+        {
+            "--topics": topics,
+            "--qrels": qrels,
+            "--candidates": candidates,
+            "--query-template": first_stage.query_template,
+            "--ca-file": server.ca_file,
+            "--os-password-file": server.os_password_file,
+            "--os-api-key-file": server.os_api_key_file,
+            "--os-token-file": server.os_token_file,
+        },
+        store,
+    )
     names = parse_measures(measures)
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
@@ -118,7 +131,7 @@ def run(
         table("", ["", *names], [[name, *figures(result.mean)] for name, result in results.items()], err=to_stdout)
 
 
-def _check_output(output: str, inputs: Mapping[str, str | None], store: Path) -> None:
+def _check_output(output: str, inputs: Mapping[str, str | Path | None], store: Path) -> None:
     """Raises UsageError where the run would take the place of what it is made from."""
     target = Path(output).resolve()
     if output == "-":
@@ -133,6 +146,7 @@ def _check_output(output: str, inputs: Mapping[str, str | None], store: Path) ->
 def _read_run(path: str, queries: Sequence[Query], missing: str) -> Candidates:
     """The first stage that a run file is, for these queries."""
     from colbert_rerank.candidates.runfile import RunCandidates
+    from colbert_rerank.lines import shown_name
 
     refuse(("bm25", "opensearch", *ONLY_OPENSEARCH), "the candidates come from --candidates; choose one first stage")
     if missing == "encode":
@@ -142,10 +156,11 @@ def _read_run(path: str, queries: Sequence[Query], missing: str) -> Candidates:
     others = found.query_ids - asked
     if len(others) == len(found.query_ids):
         raise InputError(
-            f"{path}: the run is of other topics: it has rows of {min(others)!r}, and the topics begin with "
-            f"{queries[0].query_id!r}; not one is in both"
+            f"the run is of other topics: it has rows of {min(others)!r}, and the topics begin with "
+            f"{queries[0].query_id!r}; not one is in both",
+            where=shown_name(path),
         )
     if others:
         noun = "query" if len(others) == 1 else "queries"
-        warn(f"{len(others):,} {noun} of {path} not among the topics, left out", not_in_topics=len(others))
+        warn(f"{len(others):,} {noun} of {shown_name(path)} not among the topics, left out", not_in_topics=len(others))
     return found

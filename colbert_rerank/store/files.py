@@ -71,9 +71,19 @@ def locked(path: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network file systems know no locks
             raise StoreWriteError(f"cannot lock {path}: {_reason(error)}") from error
+        if not _is_file(path, handle):  # a writer that was refused took its new store back, this file with it
+            raise StoreWriteError(f"{path.parent}: another process was making this store; run the same command again")
         yield
     finally:
         os.close(handle)
+
+
+def _is_file(path: Path, handle: int) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -67,7 +67,8 @@ class StoreWriter:
             segment.read_index(self.folder, self.manifest.index)
         except StoreCorruptError as error:
             _log.warning(
-                "%s. Nothing is lost: this ingest writes the id index again at its end", segment.index_fault(error)
+                "%s. Nothing is lost: the next ingest that comes to its end writes the id index again",
+                segment.index_fault(error),
             )
             self.manifest = replace(self.manifest, index=None)
 

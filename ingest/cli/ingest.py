@@ -25,6 +25,7 @@ from colbert_rerank.cli.options import (
 from colbert_rerank.cli.output import hint, is_quiet, notice, output_options, say, warn
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.errors import InputError, UsageError
+from colbert_rerank.lines import STDIN, shown_name
 
 if TYPE_CHECKING:
     from colbert_rerank.recipe import Recipe
@@ -270,8 +271,13 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
 
 
 def _place(where: str) -> dict[str, object]:
+    """``corpus.jsonl:12`` apart; a document of an index has no line, whatever its id ends with."""
     file, _, line = where.rpartition(":")
-    return {"file": file, "line": int(line)} if file and line.isdecimal() else {"file": where}
+    return {"file": file, "line": int(line)} if line.isdecimal() and _is_file(file) else {"where": where}
+
+
+def _is_file(name: str) -> bool:
+    return name == shown_name(STDIN) or Path(name).is_file()
 
 
 def _documents(count: int) -> str:

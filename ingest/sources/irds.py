@@ -24,7 +24,7 @@ class IrDatasetsSource:
         try:
             import ir_datasets
         except ImportError as error:
-            message = "ir_datasets: sources need ir_datasets. Install it with pip install 'colbert-rerank[ir-datasets]'"
+            message = "ir_datasets: sources need ir_datasets. Install it with pip install ir_datasets"
             raise MissingDependencyError(message) from error
         self.kind: Final = "ir_datasets"
         self.name: Final = dataset_id

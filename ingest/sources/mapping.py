@@ -54,11 +54,14 @@ def _problem(info: IndexInfo, name: str) -> str | None:
 
 
 def _unmapped(mapping: Mapping[str, Any], name: str, dynamic: str) -> str | None:
-    node, path = mapping, ""
-    for part in name.split("."):
+    node, path, rest = mapping, "", name
+    while rest:
         if node.get("enabled") is False:
             return _MAYBE
         dynamic = str(node.get("dynamic", dynamic)).lower()
+        # a mapping without objects has dotted names whole, as a document may: the exact name wins
+        part = rest if rest in node.get("properties", {}) else rest.partition(".")[0]
+        rest = rest[len(part) + 1 :]
         if part in node.get("properties", {}):
             node, path = node["properties"][part], f"{path}.{part}".removeprefix(".")
             continue

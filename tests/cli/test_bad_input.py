@@ -312,6 +312,12 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
         2,
         "is the file of --candidates, and would replace it; name another file",
     ),
+    "output-over-the-template": (
+        ["--query-template", "bad", "--output", "bad", "--opensearch", "http://127.0.0.1:1"],
+        {"bad": b"{}"},
+        2,
+        "is the file of --query-template",
+    ),
     "output-in-the-store": (["--output", "{store}/segments/run"], {}, 2, "lies in the store"),
     "topics-without-hits": (["--topics", "bad"], {"bad": b"1\tzxqv\n"}, 1, "no candidate for any of the 1 topics"),
     "candidates-of-other-topics": (

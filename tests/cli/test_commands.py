@@ -181,6 +181,8 @@ def test_queries_of_a_run_that_are_no_topics_are_counted(files: Files, tmp_path:
     done = invoke(*usual, "--candidates", candidates).check()
     assert len(done.out.splitlines()) == 1
     assert f"Warning: 2 queries of {candidates} not among the topics, left out" in done.err
+    failed = invoke(*usual, "--candidates", "-", stdin="".join(rows[1:]).encode())
+    assert failed.error.startswith("<stdin>: the run is of other topics")
     assert f"Warning: {QUERIES - 1} queries found no candidate" in done.err
 
 

@@ -46,6 +46,16 @@ REFUSED = {
 DOUBTED = ["meta", "meta.text", "loose.other", "flat.text", "place.name"]
 
 
+def test_a_mapping_without_objects_has_dotted_names_whole(caplog: pytest.LogCaptureFixture) -> None:
+    whole = {"disable_objects": True, "properties": {"title": TEXT, "body.en": TEXT}}
+    inner = {"properties": {"body": {"disable_objects": True, "properties": {"en.us": TEXT}}}}
+    check_fields([info(whole)], ["title", "body.en"])
+    check_fields([info(inner)], ["body.en.us"])
+    assert caplog.messages == []
+    with pytest.raises(UsageError, match=r"the field 'body\.de' is not there"):
+        check_fields([info(whole)], ["body.de"])
+
+
 @pytest.mark.parametrize("name", MAPPED)
 def test_a_field_that_is_mapped_is_taken(name: str, caplog: pytest.LogCaptureFixture) -> None:
     check_fields([info(ARTICLES)], [name])

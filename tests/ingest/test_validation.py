@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from colbert_rerank.errors import InputError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.types import Document
+from ingest.fields import without_text
 from ingest.validation import InputReport, validated
 
 
@@ -98,11 +99,21 @@ WITHOUT_TEXT: dict[str, tuple[dict[str, object], str, str]] = {
     "number": ({"text": 5}, "is a number, which is not encoded", "text"),
     "boolean": ({"text": [True]}, "is a boolean, which is not encoded", "text"),
     "null": ({"text": None}, "is null", "text"),
+    "list-of-null": ({"text": [None]}, "is empty", "text"),
     "object": ({"text": {"en": "t", "de": "t"}}, "is an object: name text.en or text.de", "text.en, text.de"),
     "objects": ({"text": [{"en": "t"}, {"de": {"a": "t"}}]}, "name text.en or text.de.a", "text.en, text.de.a"),
     "empty-object": ({"text": {}}, "is an object: name a field within it", "text"),
     "many-fields": ({f"f{i}": "t" for i in range(14)}, "is missing", "f9, f10, f11 and 2 more"),
 }
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [({"en": None}, "is null"), ({"de": "t"}, "is missing"), ([{"de": "t"}], "is missing"), ([{"en": ""}], "is empty")],
+    ids=["null", "missing", "missing-in-a-list", "empty-in-a-list"],
+)
+def test_of_a_field_within_an_object_it_is_told_too(body: object, why: str) -> None:
+    assert without_text({"body": body}, "body.en") == why
 
 
 @pytest.mark.parametrize(("fields", "why", "there"), WITHOUT_TEXT.values(), ids=WITHOUT_TEXT)

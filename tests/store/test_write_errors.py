@@ -92,6 +92,22 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
 
 
+def test_a_lock_file_that_was_taken_back_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first writer is refused and takes its new store back while a second waits to lock; a third makes another."""
+    store, flock = tmp_path / "store", fcntl.flock
+
+    def late(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (store / "lock").unlink()
+        stores.make(store, [SECOND])
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(StoreWriteError, match="another process was making this store; run the same command again"):
+        stores.make(store, [FIRST])
+    stores.assert_holds(Store.open(store), SECOND)
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
