@@ -37,6 +37,7 @@ FAMILIES = (
     Family("the same, `--doc-skip before-encode`", ("colbert_v1_minilm",)),
     Family("vjeronymo2/mColBERT", ("colbert_v1_dnn_l2", "colbert_v1_dnn_cosine")),
     Family("lightonai/GTE-ModernColBERT-v1, mxbai-edge-colbert, LateOn", ("pylate_modernbert", "pylate_modernbert_st")),
+    Family("lightonai/ColBERT-Zero", ("pylate_prompts",)),
     Family("lightonai/colbertv2.0", ("pylate_bert", "pylate_bert_st")),
 )
 

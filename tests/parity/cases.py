@@ -58,6 +58,7 @@ CASES = {
     "jina_v2": Case("jina_v2"),
     "pylate_bert": Case("pylate_bert"),
     "pylate_modernbert": Case("pylate_modernbert"),
+    "pylate_prompts": Case("pylate_prompts"),
     "pylate_bert_st": Case("pylate_bert"),
     "pylate_modernbert_st": Case("pylate_modernbert", others=ST_ALONE),
     "answerai_small": Case("answerai_small", others=PYLATE_ALONE),

@@ -23,6 +23,13 @@ def spec(change: Callable[[EncoderSpec], EncoderSpec]) -> Change:
     return lambda checkpoint: replace(checkpoint, spec=change(checkpoint.spec))
 
 
+def _with_rules(found: EncoderSpec, change: Callable[[TextRules], TextRules]) -> EncoderSpec:
+    spoilt = replace(found, query=change(found.query), document=change(found.document))
+    assert spoilt.query != found.query, "nothing is spoilt"
+    assert spoilt.document != found.document, "nothing is spoilt"
+    return spoilt
+
+
 def _marker_first(rules: TextRules) -> TextRules:
     return replace(rules, prefix_ids=rules.prefix_ids[::-1])
 
@@ -51,12 +58,12 @@ def _other_head(checkpoint: Checkpoint) -> Checkpoint:
 # What is got wrong -> in which goldens' checkpoints.
 KILLS: dict[str, tuple[Change, list[str]]] = {
     "marker at position 0": (
-        spec(lambda s: replace(s, query=_marker_first(s.query), document=_marker_first(s.document))),
+        spec(lambda s: _with_rules(s, _marker_first)),
         ["hf_colbert_bin", "colbert_v1_minilm_mask_punctuation", "jina_v1", "jina_v2", "pylate_bert"],
     ),
     "attention 1 on [MASK]": (
         spec(lambda s: _attended(s, attended=True)),
-        ["colbert_v1_dnn_cosine", "jina_v1", "pylate_bert", "answerai_small"],
+        ["colbert_v1_dnn_cosine", "jina_v1", "pylate_bert", "pylate_prompts", "answerai_small"],
     ),
     "attention 0 on [MASK]": (
         spec(lambda s: _attended(s, attended=False)),
@@ -79,6 +86,11 @@ KILLS: dict[str, tuple[Change, list[str]]] = {
     "normalisation": (spec(lambda s: replace(s, normalize=True)), ["hofstaetter"]),
     "texts not lowercased": (spec(lambda s: replace(s, lowercase=False)), ["pylate_modernbert"]),
     "texts not stripped": (spec(lambda s: replace(s, strip=False)), ["pylate_modernbert"]),
+    "no prompt": (spec(lambda s: _with_rules(s, lambda rules: replace(rules, prompt=""))), ["pylate_prompts"]),
+    "prompt in place of the marker": (
+        spec(lambda s: _with_rules(s, lambda rules: replace(rules, prefix_ids=rules.prefix_ids[:1]))),
+        ["pylate_prompts"],
+    ),
     "another projection": (_other_head, list(CASES)),
 }
 

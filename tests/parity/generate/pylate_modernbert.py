@@ -10,6 +10,7 @@ with a residual of its own weight, the second narrows with bias. One word of the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tiny_modern as tiny
@@ -23,19 +24,7 @@ SKIPLIST = (*"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", "the", "Ġthe", "late interac
 
 def main() -> None:
     folder = tiny.CHECKPOINTS / NAME
-    special = [AddedToken(t, normalized=False, special=True) for t in ("[UNK]", "[CLS]", "[SEP]", "[PAD]")]
-    special.append(AddedToken("[MASK]", lstrip=True, normalized=False, special=True))
-    special += [AddedToken(f"[unused{i}]") for i in range(3)]
-    special += [AddedToken(t) for t in ("[Q] ", "[D] ")]
-    names: dict[str, Any] = {"cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]"}
-    names |= {"unk_token": "[UNK]"}
-    behaviour = {
-        "clean_up_tokenization_spaces": True,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": 8192,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    tokenizer = tiny.byte_pairs(folder, special, {**names, **behaviour}, template=("[CLS]", "[SEP]"))
+    tokenizer = write_tokenizer(folder)
     vocabulary = tokenizer.get_vocab_size()
     draw = tiny.Draw(22)
     tiny.write_json(folder / "config.json", config(tokenizer, vocabulary))
@@ -57,6 +46,22 @@ def main() -> None:
         ],
     )
     tiny_pylate.encode_and_record(NAME, folder)
+
+
+def write_tokenizer(folder: Path) -> Any:
+    special = [AddedToken(t, normalized=False, special=True) for t in ("[UNK]", "[CLS]", "[SEP]", "[PAD]")]
+    special.append(AddedToken("[MASK]", lstrip=True, normalized=False, special=True))
+    special += [AddedToken(f"[unused{i}]") for i in range(3)]
+    special += [AddedToken(t) for t in ("[Q] ", "[D] ")]
+    names: dict[str, Any] = {"cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]"}
+    names |= {"unk_token": "[UNK]"}
+    behaviour = {
+        "clean_up_tokenization_spaces": True,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 8192,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    return tiny.byte_pairs(folder, special, {**names, **behaviour}, template=("[CLS]", "[SEP]"))
 
 
 def config(tokenizer: Any, vocabulary: int) -> dict[str, Any]:

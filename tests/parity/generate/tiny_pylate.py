@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ RECORDED_SETTINGS = (
     "skiplist_words",
     "skiplist",
 )
+NO_PROMPTS = {"query": "", "document": ""}  # as PyLate saves them
 
 
 def write_layout(
@@ -40,6 +41,7 @@ def write_layout(
     skiplist: Sequence[str],
     lowercase: bool,
     dense: Sequence[tuple[dict[str, Any], tiny.Weights]],
+    prompts: Mapping[str, str] = NO_PROMPTS,
 ) -> None:
     """The files PyLate itself saves beside the encoder's; ``expansion`` None leaves its key out, as old versions do."""
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
@@ -57,7 +59,7 @@ def write_layout(
         {
             "model_type": "ColBERT",
             "__version__": {"sentence_transformers": "5.3.0", "transformers": "5.3.0", "pytorch": "2.11.0"},
-            "prompts": {"query": "", "document": ""},
+            "prompts": dict(prompts),
             "default_prompt_name": None,
             "similarity_fn_name": "MaxSim",
             "query_prefix": prefixes[0],
@@ -79,13 +81,16 @@ def encode_and_record(name: str, folder: Path) -> None:
     if other:
         raise SystemExit(f"expected float32 weights only, found {other}")
     queries, documents = tiny.texts()
-    query_records, query_rows = encode(model, queries, is_query=True)
-    document_records, document_rows = encode(model, documents, is_query=False)
+    prompted = model.prompts != NO_PROMPTS
+    query_records, query_rows = encode(model, queries, is_query=True, prompt_name="query" if prompted else None)
+    document_records, document_rows = encode(
+        model, documents, is_query=False, prompt_name="document" if prompted else None
+    )
     tiny.write_golden(
         name,
         checkpoint=folder,
         packages=PACKAGES,
-        settings={s: getattr(model, s) for s in RECORDED_SETTINGS}
+        settings={s: getattr(model, s) for s in (*RECORDED_SETTINGS, *(["prompts"] if prompted else []))}
         | {"modules": [str(module) for module in list(model)[1:]], "tokenizer": type(model.tokenizer).__name__},
         queries=query_records,
         documents=document_records,
@@ -95,14 +100,17 @@ def encode_and_record(name: str, folder: Path) -> None:
     )
 
 
-def encode(model: Any, texts: dict[str, str], *, is_query: bool) -> tuple[list[dict[str, Any]], list[tiny.Rows]]:
-    rows = model.encode(list(texts.values()), batch_size=8, is_query=is_query, show_progress_bar=False)
+def encode(
+    model: Any, texts: dict[str, str], *, is_query: bool, prompt_name: str | None
+) -> tuple[list[dict[str, Any]], list[tiny.Rows]]:
+    how = {"prompt_name": prompt_name, "is_query": is_query, "show_progress_bar": False}
+    rows = model.encode(list(texts.values()), batch_size=8, **how)
     records = []
     for (name, text), kept in zip(texts.items(), rows, strict=True):
         # Alone a document is not padded; a query is padded only for expansion.
-        seen = model.tokenize([text], is_query=is_query)
-        [ids], [mask] = seen["input_ids"].tolist(), seen["attention_mask"].tolist()
-        records.append(tiny.record(name, text, ids, sum(mask), kept))
+        seen = model.encode([text], output_value=None, **how)
+        [ids], [mask] = seen["input_ids"], seen["attention_mask"]
+        records.append(tiny.record(name, text, ids.tolist(), int(mask.sum()), kept))
     return records, rows
 
 
