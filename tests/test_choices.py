@@ -25,6 +25,7 @@ __all__ = ["files"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHECKPOINTS = Path(__file__).parent / "parity" / "checkpoints"
+DNN = str(CHECKPOINTS / "colbert_v1_dnn_cosine")
 TEXT = "Tides, say the fishermen, follow the moon."
 
 
@@ -173,6 +174,48 @@ def test_a_plain_bert_is_for_training_only(plain: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
     again = load_checkpoint(str(plain), Choices(projection="fresh"))
     assert again.tensor_hash == encoder.checkpoint.tensor_hash
+
+
+@pytest.fixture
+def trained_from(tmp_path: Path) -> Path:
+    """The base of a .dnn with weights of its own: those of the .dnn, before training changed words and markers."""
+    folder = Path(shutil.copytree(CHECKPOINTS / "colbert_v1_dnn_base", tmp_path / "base"))
+    words = load_checkpoint(DNN, Choices(base=str(folder))).backbone.get_parameter("embeddings.word_embeddings.weight")
+    before = words.detach().clone()
+    before[100:] += 1
+    save_file({"bert.embeddings.word_embeddings.weight": before}, folder / "model.safetensors")
+    return folder
+
+
+def _spoil(folder: Path, *ids: int) -> None:
+    found = load_file(folder / "model.safetensors")
+    found["bert.embeddings.word_embeddings.weight"][list(ids)] += 1
+    save_file(found, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(("changed", "markers"), [([1, 2], (1, 2)), ([1], (100, 1))], ids=["v1-ids", "looked-up"])
+def test_markers_are_those_that_training_changed(
+    trained_from: Path, changed: list[int], markers: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    _spoil(trained_from, *changed)
+    caplog.clear()
+    spec = load_checkpoint(DNN, Choices(base=str(trained_from))).spec
+    assert (spec.query.prefix_ids[1], spec.document.prefix_ids[1]) == markers
+    assert caplog.messages == []
+
+
+def test_a_base_that_was_not_trained_into_it_is_refused(trained_from: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"neither the embeddings of the ids \(1, 2\) nor those of \(100, 1\)"):
+        load_checkpoint(DNN, Choices(base=str(trained_from)))
+    save_file({"embeddings.word_embeddings.weight": torch.ones(3, 2)}, trained_from / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is not that of the model the \.dnn was trained from"):
+        load_checkpoint(DNN, Choices(base=str(trained_from)))
+
+
+def test_without_the_weights_of_the_base_markers_are_assumed(caplog: pytest.LogCaptureFixture) -> None:
+    spec = load_checkpoint(DNN, Choices(base=str(CHECKPOINTS / "colbert_v1_dnn_base"))).spec
+    assert (spec.query.prefix_ids[1], spec.document.prefix_ids[1]) == (100, 1)
+    assert "markers 100 and 1, as v1 looks them up; the weights of the base would tell" in caplog.text
 
 
 def test_the_base_of_weights_without_a_tokenizer(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 Rules from the branch colbertv1 of the authors' repository (colbert/modeling, colbert/utils/parser.py). A ``.dnn`` file
 (vjeronymo2/mColBERT) holds the state of training, its arguments among it, and neither tokenizer nor config.json: they
-are those of the model that was trained. v1 looks its markers up as [unused0] and [unused1]; a vocabulary without the
-first makes [UNK] of it.
+are those of the model that was trained. v1 looks its markers up as [unused0] and [unused1], and then insists on the
+ids 1 and 2. A vocabulary without [unused0], such as that of multilingual BERT, makes [UNK] of it, so whoever trained
+one changed either the names or the check: what training changed in the embeddings tells which.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.checkpoints import bert_colbert
@@ -20,9 +23,13 @@ from colbert_rerank.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+_log = logging.getLogger(__name__)
+
 NAME = "ColBERT v1"
 DNN = "**/*.dnn"
 MARKERS = ("[unused0]", "[unused1]")
+V1_IDS = (1, 2)
+WORDS = bert_colbert.BACKBONE + "embeddings.word_embeddings.weight"
 DEFAULTS: dict[str, Any] = {
     "query_maxlen": 32,
     "doc_maxlen": 180,
@@ -52,11 +59,35 @@ def build(files: Files, choices: Choices) -> Built:
         tensors, stated = _training_state(files)
         where = Files(locate(choices.base or _base(files, tensors)))
     assumed = [f"{key} = {value!r}, v1's usage" for key, value in DEFAULTS.items() if key not in stated]
-    ids = [where.tokenizer.convert_tokens_to_ids(token) for token in MARKERS]
+    query, document = (int(where.tokenizer.convert_tokens_to_ids(token)) for token in MARKERS)
     if where is not files:
-        assumed.append(f"tokenizer and config.json of {where.folder.name}; markers {MARKERS} are the ids {ids}")
+        assumed.append(f"tokenizer and config.json of {where.folder.name}")
+        if query == where.tokenizer.unk_token_id and where.has_weights:
+            query, document = _trained_markers(tensors, where, (query, document))
+        elif query == where.tokenizer.unk_token_id:
+            assumed.append(f"markers {query} and {document}, as v1 looks them up; the weights of the base would tell")
+            _log.warning("%s: %s", files.folder, assumed[-1])
     return bert_colbert.build(
-        files, tensors, where, DEFAULTS | stated, (ids[0], ids[1]), f"a {NAME} checkpoint", tuple(assumed)
+        files, tensors, where, DEFAULTS | stated, (query, document), f"a {NAME} checkpoint", tuple(assumed)
+    )
+
+
+def _trained_markers(tensors: Mapping[str, torch.Tensor], base: Files, looked_up: tuple[int, int]) -> tuple[int, int]:
+    """Those ids whose embeddings training changed: v1's own, or what v1 makes of the vocabulary.
+
+    A row that no text leads to is left as it was in the base, to the bit.
+    """
+    before = base.tensors.get(WORDS, base.tensors.get(WORDS.removeprefix(bert_colbert.BACKBONE)))
+    after = tensors[WORDS]
+    if before is None or before.shape != after.shape:
+        raise CheckpointError(f"{base.folder}: its {WORDS} is not that of the model the .dnn was trained from")
+    changed = (before.float() != after.float()).any(dim=1)
+    for markers in (V1_IDS, looked_up):
+        if changed[list(markers)].all():
+            return markers
+    raise CheckpointError(
+        f"{base.folder}: training changed neither the embeddings of the ids {V1_IDS} nor those of {looked_up}, so it "
+        "is not the model that the .dnn was trained from"
     )
 
 
@@ -78,7 +109,7 @@ def _training_state(files: Files) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def _base(files: Files, tensors: dict[str, torch.Tensor]) -> str:
-    size = len(tensors[bert_colbert.BACKBONE + "embeddings.word_embeddings.weight"])
+    size = len(tensors[WORDS])
     if size not in BASES:
         raise CheckpointError(
             f"{files.folder}: it has no tokenizer, and {size:,} word pieces are of no model known here. Give the model "
