@@ -61,8 +61,29 @@ def check_copy(store: Store, index: Index) -> None:
 
 
 def same(a: Origin, b: Origin) -> bool:
-    """One index, by what does not change when it is renamed or mounted elsewhere."""
-    return (a.kind, a.uuid) == (b.kind, b.uuid)
+    """One index, by what does not change when it is renamed or mounted elsewhere.
+
+    Of several under qualified ids some may have come and others gone, as in a data stream: an id names its index, so
+    that it is enough if those that both have are the same.
+    """
+    if a.kind != b.kind or a.kind != QUALIFIED:
+        return (a.kind, a.uuid) == (b.kind, b.uuid)
+    ours, theirs = _concrete(a), _concrete(b)
+    both = ours.keys() & theirs.keys()
+    return bool(both) and all(ours[name] == theirs[name] for name in both)
+
+
+def joined(a: Origin, b: Origin) -> Origin:
+    """The indices of both, which are `same`."""
+    if a.kind != QUALIFIED:
+        return a
+    whole = sorted((_concrete(a) | _concrete(b)).items())
+    return Origin(a.kind, ",".join(name for name, _ in whole), ",".join(uuid for _, uuid in whole))
+
+
+def _concrete(origin: Origin) -> dict[str, str]:
+    """UUID by name: neither holds a comma."""
+    return dict(zip(origin.name.split(","), origin.uuid.split(","), strict=True))
 
 
 def named(origin: Origin | None) -> str:

@@ -21,6 +21,7 @@ from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest
 
+LISTED = 8  # of a longer list, such as that of tokens to skip, only the number is shown
 # The packages whose versions may move a vector's last bits.
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
 
@@ -94,12 +95,18 @@ def described(manifest: Manifest) -> str:
     return ", ".join([f"model {model!r}", *(f"{name} {value}" for name, value in choices.stated().items())])
 
 
+def _shown(value: object) -> str:
+    if isinstance(value, list) and len(value) > LISTED:
+        return f"{len(value)} of them"
+    return repr(value)
+
+
 def check(store: Path, what: str, stored: dict[str, Any], given: dict[str, Any], advice: str) -> None:
     """Raises StoreMismatchError where the two identities differ, naming each difference with both sides."""
     if stored == given:
         return
     sides = [
-        f"{name}: the store has {stored.get(name)!r}, this run {given.get(name)!r}"
+        f"{name}: the store has {_shown(stored.get(name))}, this run {_shown(given.get(name))}"
         for name in sorted(stored.keys() | given.keys())
         if stored.get(name) != given.get(name)
     ]

@@ -72,6 +72,11 @@ def resolve_readable(client: opensearchpy.OpenSearch, name: str) -> list[IndexIn
         ]
 
 
+def window_of(info: IndexInfo) -> int:
+    """How many hits a search of the index may ask for."""
+    return int(info.settings.get("max_result_window", 10_000))
+
+
 def origin_of(indices: Sequence[IndexInfo], *, qualified: bool = False) -> Origin:
     """What a store records to know these indices again; several are joined by commas, in name order."""
     return Origin(

@@ -116,6 +116,10 @@ class Reranker:
         That they come from the index the store was made from is for the caller to know (`check_origin` compares the
         two). Raises InputError for an empty query, and for a candidate that is given twice or is no such pair.
         """
+        if not isinstance(candidates, Iterable):
+            raise InputError(
+                f"the candidates {candidates!r:.100} are no pairs of a document id and a first-stage score"
+            )
         return self._rank(Query("", query), [_candidate(c) for c in candidates], fetch)
 
     def run(
@@ -277,6 +281,9 @@ def _named(query: Query) -> str:
 
 
 def _check_text(query: Query) -> None:
+    given: object = query.text  # by callers that no type checker has seen
+    if not isinstance(given, str):
+        raise InputError(f"{_named(query)}: {given!r:.100} is not a text")
     if not query.text.strip():
         raise InputError(f"{_named(query)} is empty; give it some text")
     try:

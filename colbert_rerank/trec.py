@@ -23,6 +23,7 @@ from colbert_rerank.types import Qrel, Query, ScoredDoc
 
 _QUERY_ID_FIELDS = ("_id", "id", "query_id", "qid")
 _QUERY_TEXT_FIELDS = ("text", "query")
+_QUERY_ID_COLUMNS = (*_QUERY_ID_FIELDS, "query-id", "queryid", "topic", "topic_id")
 _BEIR_QRELS_HEADER = ("query-id", "corpus-id", "score")
 _TOP = re.compile(r"</?top>", re.IGNORECASE)
 # A field ends at a tag of TREC's topics, or at any that begins a line: "<stdio.h>" and "x <b" within one are text.
@@ -54,6 +55,8 @@ def read_topics(path: str) -> Iterator[Query]:
         raise InputError("no topics in this file", where=name)
     lines = itertools.chain([first], lines)
     start = first[1].lstrip()
+    if start.startswith("["):
+        raise InputError("a JSON array; make it lines with jq -c '.[]'", where=f"{name}:{first[0]}")
     if start.startswith("{"):
         topics = _jsonl_topics(lines, name)
     elif start.startswith("<"):
@@ -278,14 +281,21 @@ def _jsonl_topics(lines: Iterator[_Line], name: str) -> Iterator[tuple[Query, st
 
 
 def _tsv_topics(lines: Iterator[_Line], name: str) -> Iterator[tuple[Query, str]]:
-    for number, line in lines:
+    for place, (number, line) in enumerate(lines):
         if not line.strip():
             continue
         cells = line.split("\t")
+        if place == 0 and _is_header([cell.strip().lower() for cell in cells]):
+            continue
         if len(cells) != 2:
             message = f"{len(cells)} column(s), expected 2: id <tab> query (or JSON objects, or TREC <top> .. </top>)"
             raise InputError(message, where=f"{name}:{number}")
         yield Query(cells[0].strip(), cells[1].strip()), f"{name}:{number}"
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Of the columns of a TSV: the names of an id and of a text."""
+    return len(cells) == 2 and cells[0] in _QUERY_ID_COLUMNS and cells[1] in _QUERY_TEXT_FIELDS
 
 
 def _sgml_topics(lines: Iterator[_Line], name: str) -> Iterator[tuple[Query, str]]:

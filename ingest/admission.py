@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, IndexNotFoundError, StoreMismatchError
-from colbert_rerank.recipe import Recipe
+from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputError, StoreMismatchError
+from colbert_rerank.recipe import Recipe, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter
-from colbert_rerank.types import BM25, Index, Origin
+from colbert_rerank.types import BM25, Document, Index, Origin
 from ingest.first_stage import FirstStage, FirstStageOpener
 
 
 def new_manifest(
-    encoder: Encoder, recipe: Recipe, dtype: str, origin: Origin | None = None, store_id: str = ""
+    encoder: Encoder,
+    recipe: Recipe,
+    dtype: str,
+    origin: Origin | None = None,
+    store_id: str = "",
+    index_name: str = "",
 ) -> Manifest:
-    """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it."""
+    """The manifest of an empty store that belongs to ``origin``, or to the BM25 index beside it.
+
+    ``index_name`` is what the user calls that index, such as an alias.
+    """
     store_id = store_id or uuid.uuid4().hex
     return Manifest(
         store_id=store_id,
@@ -25,7 +34,7 @@ def new_manifest(
         dtype=dtype,
         query_identity=identity.query_identity(encoder.checkpoint),
         document_identity=identity.document_identity(encoder.checkpoint, recipe),
-        provenance=identity.provenance(encoder),
+        provenance=identity.provenance(encoder) | ({"index": index_name} if index_name else {}),
         origin=origin or bm25.origin_of(store_id),
     )
 
@@ -65,14 +74,39 @@ def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: b
         ) from None
 
 
+def first_taken(first_stage: FirstStage, store: Store, documents: Sequence[Document]) -> tuple[int, InputError] | None:
+    """Which of ``documents``, new to the store, would replace another one in an index that is not ours, and the error.
+
+    What its owner, or another store, has put there under the same id must not go without being asked for.
+    """
+    known = store.lookup([document.doc_id for document in documents]).found.tolist()
+    new = [document.doc_id for document, there in zip(documents, known, strict=True) if not there]
+    taken = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in first_stage.fetch(new)}
+    for position, document in enumerate(documents):
+        doc_id = document.doc_id
+        if doc_id in taken and taken[doc_id] != fields_hash(doc_id, document.fields):
+            message = (
+                f"{binding.named(first_stage.origin)} has another document {doc_id!r} already, which would be "
+                "replaced. Give this one another id, or pass --allow-other-index to let it be replaced"
+            )
+            return position, InputError(message, where=document.where)
+    return None
+
+
 def check_index(
-    writer: StoreWriter, origin: Origin | None, first_stage: FirstStage | None, index: Index | None, allowed: bool
+    writer: StoreWriter,
+    origin: Origin | None,
+    first_stage: FirstStage | None,
+    index: Index | None,
+    index_name: str,
+    allowed: bool,
 ) -> None:
     """Refuse an index that may hold other documents under the store's ids; rebind the store to one that may not."""
     manifest, folder = writer.manifest, writer.folder
     wanted = origin or bm25.origin_of(manifest.store_id)
     held = first_stage.count() if first_stage and not allowed else 0
     if manifest.origin and binding.same(manifest.origin, wanted):
+        writer.extend(binding.joined(manifest.origin, wanted))
         if held and first_stage and first_stage.ours and is_empty(manifest):
             raise StoreMismatchError(
                 f"{folder} is a new store, but {binding.named(wanted)} holds {held:,} documents already. To replace "
@@ -84,11 +118,12 @@ def check_index(
         advice = "Ingest into another folder"
         if origin is None and manifest.origin and manifest.origin.kind != BM25:
             advice = "To go on with that one, give --opensearch URL. Else ingest into another folder"
+        to_do = "to go on from it" if index else "to fill it from this store"
         raise StoreMismatchError(
             f"{folder}: belongs to {binding.named(manifest.origin)}, not to {binding.named(wanted)}. {advice}; or, if "
-            "the index was made again, pass --allow-other-index to fill it from this store"
+            f"the index was made again, pass --allow-other-index {to_do}"
         )
     compared = index or (first_stage if first_stage and first_stage.count() else None)
     if compared:
         binding.check_copy(Store(folder, manifest), compared)
-    writer.rebind(wanted)
+    writer.rebind(wanted, index_name)

@@ -33,7 +33,15 @@ from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
-from ingest.admission import check_identity, check_index, check_trained, is_empty, new_manifest, open_first_stage
+from ingest.admission import (
+    check_identity,
+    check_index,
+    check_trained,
+    first_taken,
+    is_empty,
+    new_manifest,
+    open_first_stage,
+)
 from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, FirstStageOpener, Posting
 from ingest.validation import InputReport, validated
@@ -108,6 +116,7 @@ def ingest(
     report: IngestReport,
     first_stage: FirstStageOpener | None = None,
     index: Index | None = None,
+    index_name: str = "",
     dtype: str = "float16",
     allow_other_index: bool = False,
     progress: Callable[[IngestReport], None] = lambda report: None,
@@ -115,7 +124,8 @@ def ingest(
     """Ingest ``documents`` into the store in ``folder`` and into a first stage's index; return the store's manifest.
 
     ``first_stage`` opens the index to fill; ``index`` instead is the one that the documents are read from, which is
-    their first stage already. With neither, the BM25 index beside the store is filled.
+    their first stage already. With neither, the BM25 index beside the store is filled. ``index_name`` is what the user
+    calls it, such as an alias, for a search to call it by the same.
 
     Raises StoreMismatchError where the store was made with another model, recipe, dtype or index, and where a new one
     is to fill an index that is not empty. ``allow_other_index`` accepts that, and another index that is empty or a copy
@@ -131,12 +141,13 @@ def ingest(
         stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
         origin = stage.origin if stage else index.origin if index else None
         if empty:  # a first ingest that failed does not bind the next one
-            writer.renew(new_manifest(encoder, recipe, dtype, origin, writer.manifest.store_id))
-        check_index(writer, origin, stage, index, allow_other_index)
+            writer.renew(new_manifest(encoder, recipe, dtype, origin, writer.manifest.store_id, index_name))
+        check_index(writer, origin, stage, index, index_name, allow_other_index)
         if origin is None:
             stage = Bm25FirstStage(_bm25_beside(writer))
         writer.begin()
-        _encode_all(validated(documents, recipe, report.input), writer, encoder, stage, report, progress)
+        guarded = stage is not None and not stage.ours and not allow_other_index
+        _encode_all(validated(documents, recipe, report.input), writer, encoder, stage, guarded, report, progress)
         if stage:
             with report.timed("post"):
                 stage.finish()
@@ -183,6 +194,7 @@ def _encode_all(
     writer: StoreWriter,
     encoder: Encoder,
     first_stage: FirstStage | None,
+    guarded: bool,
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> None:
@@ -191,14 +203,14 @@ def _encode_all(
     limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
     report.owed = int(_unposted(before).sum())
-    hashed = first_stage is not None
+    hashed, foreign = first_stage is not None, first_stage if guarded else None
     sealing: Future[None] | None = None
     work: _Work | None = None  # at hand, until it is handed over
     matrices: dict[int, npt.NDArray[np.floating]] = {}
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="seal") as background:
         try:
             try:
-                for work in _works(documents, before, encoder, limit, hashed, report, progress):
+                for work in _works(documents, before, encoder, limit, hashed, foreign, report, progress):
                     tokens = [t for t in work.tokens if t]
                     with report.timed("encode"):
                         for batch in encoder.encode_batches(tokens, writer.manifest.dtype):
@@ -219,7 +231,7 @@ def _encode_all(
                 first_stage.stop()  # what is left to post is posted when the ingest is started again
             last = None
             if work:
-                _log.warning("storing what is encoded; interrupting again gives that up")
+                _log.warning("storing what is encoded so far; an interrupt now gives that up")
                 unit, postings = _unit(writer, before, work, matrices)
                 last = background.submit(_seal, unit, postings, writer, first_stage, report)
             for future in (sealing, last):
@@ -287,12 +299,14 @@ def _works(
     encoder: Encoder,
     limit: int,
     hashed: bool,
+    foreign: FirstStage | None,
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> Iterator[_Work]:
     """Group documents into units of at most ``limit`` tokens, leaving out what is stored as it is.
 
-    An input error ends the unit at hand first and is raised then, so that nothing before it is lost.
+    An input error ends the unit at hand first and is raised then, so that nothing before it is lost. So does a document
+    that would replace another one in a ``foreign`` index.
     """
     work, tokens = _Work([], [], []), 0
     broken: InputError | None = None
@@ -303,6 +317,9 @@ def _works(
                 chunk.extend(islice(documents, READ_AHEAD))
         except InputError as error:
             broken = error
+        if foreign and (taken := first_taken(foreign, before, [document for document, _ in chunk])):
+            place, broken = taken
+            del chunk[place:]
         if not chunk:
             break
         fresh = _sift(chunk, before, hashed, work.again, report)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from colbert_rerank.binding import check_origin, named, same
+from colbert_rerank.binding import check_origin, joined, named, same
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import Store
-from colbert_rerank.types import Document, Origin, Query
+from colbert_rerank.types import OPENSEARCH, QUALIFIED, Document, Origin, Query
 from tests.collection import FakeFirstStage, FakeIndex, bm25_of, documents, ingested, numbered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -152,6 +152,21 @@ def test_a_renamed_index_is_the_same_and_one_made_again_under_the_name_is_not(
         check_origin(store, FakeIndex([], made._replace(uuid="uuid-3")))
     with pytest.raises(StoreMismatchError):
         check_origin(store, FakeIndex([], made._replace(kind="bm25")))
+
+
+def test_of_several_indices_some_may_come_and_go() -> None:
+    def several(**uuids: str) -> Origin:
+        return Origin(QUALIFIED, ",".join(uuids), ",".join(uuids.values()))
+
+    first = several(a="1", b="2")
+    assert same(first, several(a="1", b="2", c="3"))
+    assert same(first, several(b="2", c="3"))
+    assert joined(first, several(b="2", c="3")) == several(a="1", b="2", c="3")
+    assert not same(first, several(c="3")), "nothing says that these belong together"
+    assert not same(first, several(a="1", b="9", c="3")), "b was made again"
+    assert not same(first, Origin(OPENSEARCH, "a,b", "1,2"))
+    one = Origin(OPENSEARCH, "a", "1")
+    assert joined(one, Origin(OPENSEARCH, "renamed", "1")) == one
 
 
 def test_names_of_indices() -> None:

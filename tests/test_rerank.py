@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -317,6 +318,18 @@ def test_what_is_no_candidate_is_refused(store: Store, tiny_encoder: Encoder, ca
         with pytest.raises(InputError, match=message):
             reranker.rerank("tides", [("d0", 1.0), candidate])
         assert reranker.report.queries == 0
+
+
+@pytest.mark.parametrize("query", [None, 5, b"tides", ["tides"]], ids=repr)
+def test_what_is_no_query_is_refused(store: Store, tiny_encoder: Encoder, query: Any) -> None:
+    with pytest.raises(InputError, match=f"query: {re.escape(repr(query))} is not a text"):
+        Reranker(store, tiny_encoder).rerank(query, FIRST)
+
+
+def test_candidates_that_are_none_are_refused(store: Store, tiny_encoder: Encoder) -> None:
+    nothing: Any = None
+    with pytest.raises(InputError, match="the candidates None are no pairs of a document id and"):
+        Reranker(store, tiny_encoder).rerank("tides", nothing)
 
 
 def test_candidates_are_pairs_of_any_kind(store: Store, tiny_encoder: Encoder) -> None:

@@ -73,6 +73,10 @@ TOPICS = {
             ("PLAIN-2", "Do Cholesterol Statin Drugs Cause Breast Cancer?"),
         ],
     ),
+    "tsv-under-a-header": (
+        "qid\tQuery\nqid\tquery\n915593\twhat types of food can you cook sous vide\n",
+        [("qid", "query"), ("915593", "what types of food can you cook sous vide")],
+    ),
     "msmarco-tsv": (
         MSMARCO,
         [("1037798", "who is robert gray"), ("915593", "what types of food can you cook sous vide")],
@@ -125,6 +129,8 @@ BAD_TOPICS = {
     "top-not-opened": ("<num> 7 <title> who\n</top>", "input.txt:2: </top> without a <top>"),
     "another-markup": ("<topics>\n</topics>\n", "input.txt: no topics in this file"),
     "latin-1": ("7\tcafé\n".encode("latin-1"), "input.txt:1: not UTF-8: byte 0xe9 at column 6"),
+    "json-array": ('[{"_id": "1", "text": "a"}]', "input.txt:1: a JSON array; make it lines with jq -c '.[]'"),
+    "header-alone": ("qid\tquery\n", "no topics in this file"),
     "utf-32": ("7\twho\n".encode("utf-32"), "input.txt: is UTF-32, not UTF-8. Convert it: iconv -f UTF-32 -t UTF-8 < "),
     "utf-16": ("7\twho\n".encode("utf-16"), "input.txt: is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 < "),
     "cut-gzip": (gzip.compress(MSMARCO.encode())[:-20], "the gzip data is cut off or damaged"),

@@ -9,7 +9,7 @@ from typing import Any
 import opensearchpy
 
 from colbert_rerank.errors import InputError, OpenSearchError
-from colbert_rerank.indices import IndexInfo
+from colbert_rerank.indices import IndexInfo, window_of
 from colbert_rerank.opensearch import translated
 from colbert_rerank.retry import READ, Retry, with_retry
 from colbert_rerank.types import Document
@@ -35,6 +35,8 @@ class Documents:
         self._client = client
         self._index = index
         self._indices = {info.name: info for info in indices}
+        # Twice the room for hits: custom routing can give an id to two documents, which must not hide others.
+        self._batch = max(1, min(BATCH, *(window_of(info) // 2 for info in indices)))
         self._qualified = qualified
         self._retry = retry
 
@@ -44,7 +46,7 @@ class Documents:
         Raises InputError for an id that two documents have, and leaves of OpenSearchError.
         """
         waiting: Iterator[str] = iter(doc_ids)
-        while batch := list(islice(waiting, BATCH)):
+        while batch := list(islice(waiting, self._batch)):
             for index, ids in self.by_index(batch):
                 yield from self._fetch_batch(index, ids)
 
@@ -61,7 +63,6 @@ class Documents:
 
     def hits(self, index: str, ids: Sequence[str], body: Mapping[str, object]) -> list[dict[str, Any]]:
         """The hits of an ``ids`` query, from every shard."""
-        # Twice the room: custom routing can give an id to two documents, which must not hide others.
         full = {"query": {"ids": {"values": list(ids)}}, "size": 2 * len(ids), "track_total_hits": False, **body}
         params = {
             "search_pipeline": "_none",

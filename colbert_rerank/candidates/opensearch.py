@@ -16,7 +16,7 @@ from colbert_rerank.candidates.documents import PREFERENCE, Documents
 from colbert_rerank.candidates.hits import Hits, IdSource, IncompleteError, read_hits, search_body
 from colbert_rerank.candidates.template import QueryTemplate, match_contents, match_fields
 from colbert_rerank.errors import OpenSearchError, UsageError
-from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
+from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable, window_of
 from colbert_rerank.opensearch import error_reason, server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, READ, Retry, backoff, with_retry
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
@@ -109,10 +109,13 @@ class OpenSearchCandidates:
             )
         if len(usable) < len(fields):
             _log.info("%s: only %s of %s can be searched", self._index, ", ".join(usable), ", ".join(fields))
-        return match_fields(usable)
+        nested = {
+            name: path for name in usable for info in self._indices.values() if (path := _nested(info.mapping, name))
+        }
+        return match_fields(usable, nested)
 
     def _window(self) -> int:
-        return min(int(info.settings.get("max_result_window", 10_000)) for info in self._indices.values())
+        return min(map(window_of, self._indices.values()))
 
     def _search_batch(self, queries: Sequence[Query], k: int) -> list[Hits]:
         """Ask until every query has its answer; only those without one are asked again."""
@@ -214,7 +217,8 @@ class OpenSearchCandidates:
             self._ids = ids
 
     def _raise(self, query: Query, what: str) -> None:
-        raise OpenSearchError(f"{server_url(self._client)}, index {self._index!r}, query {query.query_id!r}: {what}")
+        asked = f", query {query.query_id!r}" if query.query_id else ""
+        raise OpenSearchError(f"{server_url(self._client)}, index {self._index!r}{asked}: {what}")
 
 
 def _has_id_column(info: IndexInfo) -> bool:
@@ -240,8 +244,21 @@ def _is_searchable(mapping: Mapping[str, Any], name: str) -> bool:
     return "type" in field and field.get("index") is not False
 
 
+def _nested(mapping: Mapping[str, Any], name: str) -> str:
+    """The path of the innermost nested object that a (dotted) field lies in; empty where it lies in none."""
+    field, path, found = mapping, "", ""
+    for part in name.split("."):
+        field = field.get("properties", {}).get(part, {})
+        path = f"{path}.{part}".removeprefix(".")
+        if field.get("type") == "nested":
+            found = path
+    return found
+
+
 def _refusal(answer: Mapping[str, Any]) -> str:
     reason = error_reason(answer["error"])
+    if answer["error"].get("type") == "index_closed_exception":
+        return "the index is closed; open it to search it"
     if "maxClauseCount" in reason:
         reason += "; shorten the query, or raise the node's setting indices.query.bool.max_clause_count"
     return f"OpenSearch answered {answer.get('status')}: {reason}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from colbert_rerank.errors import UsageError
@@ -12,6 +13,8 @@ from colbert_rerank.errors import UsageError
 PLACEHOLDER = "{{query}}"
 # What may stand beside "query": all else in a search body is ours to set.
 BESIDE_QUERY = frozenset({"min_score", "post_filter"})
+TIE_BREAKER = 0.5
+_NONE_NESTED: Mapping[str, str] = MappingProxyType({})
 
 
 class QueryTemplate(NamedTuple):
@@ -58,23 +61,38 @@ def match_contents(field: str) -> QueryTemplate:
     return QueryTemplate({"query": {"match": {field: {"query": PLACEHOLDER}}}})
 
 
-def match_fields(fields: Sequence[str]) -> QueryTemplate:
-    """The best field's score and half of the others', as BEIR's lexical baseline searches title and text."""
-    if len(fields) == 1:
-        return match_contents(fields[0])
-    return QueryTemplate(
+def match_fields(fields: Sequence[str], nested: Mapping[str, str] = _NONE_NESTED) -> QueryTemplate:
+    """The best field's score and half of the others', as BEIR's lexical baseline searches title and text.
+
+    ``nested`` gives the path of each field that lies in nested objects, of which the best one counts.
+    """
+    flat = [name for name in fields if name not in nested]
+    clauses: list[Mapping[str, object]] = [
         {
-            "query": {
-                "multi_match": {
-                    "query": PLACEHOLDER,
-                    "fields": list(fields),
-                    "type": "best_fields",
-                    "tie_breaker": 0.5,
-                    "lenient": True,
-                }
+            "nested": {
+                "path": nested[name],
+                "query": {"match": {name: {"query": PLACEHOLDER}}},
+                "score_mode": "max",
+                "ignore_unmapped": True,
             }
         }
-    )
+        for name in fields
+        if name in nested
+    ]
+    if len(flat) == 1:
+        clauses.insert(0, {"match": {flat[0]: {"query": PLACEHOLDER}}})
+    elif flat:
+        best = {
+            "query": PLACEHOLDER,
+            "fields": flat,
+            "type": "best_fields",
+            "tie_breaker": TIE_BREAKER,
+            "lenient": True,
+        }
+        clauses.insert(0, {"multi_match": best})
+    if len(clauses) == 1:
+        return QueryTemplate({"query": clauses[0]})
+    return QueryTemplate({"query": {"dis_max": {"queries": clauses, "tie_breaker": TIE_BREAKER}}})
 
 
 def _fill(value: object, text: str) -> object:

@@ -145,7 +145,9 @@ class FirstStageOptions:
         from colbert_rerank.types import OPENSEARCH, QUALIFIED
 
         origin = store.manifest.origin
-        index = self.index or (origin.name if origin and origin.kind in (OPENSEARCH, QUALIFIED) else None)
+        index = self.index
+        if not index and origin and origin.kind in (OPENSEARCH, QUALIFIED):
+            index = str(store.manifest.provenance.get("index", origin.name))
         if index is None:
             raise UsageError("name the index that the candidates come from: --index NAME")
         template = load_template(self.query_template) if self.query_template else None

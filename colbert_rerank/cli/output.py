@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 _log = logging.getLogger("colbert_rerank.cli")
 _PACKAGES = ("colbert_rerank", "ingest")
 # Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for.
-_SPOKEN = (_log.name, "colbert_rerank.binding")
+_BINDING = "colbert_rerank.binding"
+_SPOKEN = (_log.name, _BINDING)
 _NOTICE = logging.ERROR + 5
 logging.addLevelName(_NOTICE, "NOTICE")
+
+
+# C0 and C1 controls, and the marks that change the direction of text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class _State:
@@ -90,6 +96,11 @@ def warn(message: str, **data: object) -> None:
     _log.warning(message, extra={"data": data})
 
 
+def warn_always(message: str, **data: object) -> None:
+    """A warning that changes what the results mean: --quiet shows it, too."""
+    (notice if _State.quiet else warn)(message, **data)
+
+
 def notice(message: str, **data: object) -> None:
     """What must be said, --quiet or not: that something will be changed, or was left out."""
     _log.log(_NOTICE, message, extra={"data": data})
@@ -128,7 +139,11 @@ def is_terminal() -> bool:
 def table(
     title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), err: bool = False
 ) -> None:
-    """Print a table on stdout; columns in ``left`` are aligned left, all others right. A terminal cuts its lines."""
+    """Print a table on stdout; columns in ``left`` are aligned left, all others right. A terminal cuts its lines.
+
+    Documents come from anywhere: what would move the cursor or turn the line round is shown as U+FFFD.
+    """
+    rows = [[_CONTROL.sub("\ufffd", str(cell)) for cell in row] for row in rows]
     if title:
         click.echo(_styled(title, err, bold=True), err=err)
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
@@ -185,6 +200,7 @@ def _quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         _State.quiet = True
         _set_level(logging.ERROR)
+        logging.getLogger(_BINDING).setLevel(logging.WARNING)  # what an other index lacks changes the results
 
 
 def _verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:

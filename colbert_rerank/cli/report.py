@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from colbert_rerank.cli.output import say, warn
+from colbert_rerank.cli.output import say, warn, warn_always
 
 if TYPE_CHECKING:
     from colbert_rerank.evaluate import Evaluation
@@ -36,9 +36,9 @@ def warn_of_gaps(reranker: Reranker) -> None:
     for name, count in sorted(report.missing.items()):
         if count:
             noun = "candidate" if count == 1 else "candidates"
-            warn(f"{count:,} {noun} without vectors: {became[name]}", **{f"missing_{name}": count})
+            warn_always(f"{count:,} {noun} without vectors: {became[name]}", **{f"missing_{name}": count})
     if report.empty:
-        warn(f"{report.empty:,} {_queries(report.empty)} found no candidate", empty=report.empty)
+        warn_always(f"{report.empty:,} {_queries(report.empty)} found no candidate", empty=report.empty)
     if cut := report.truncated_queries:
         warn(f"{cut:,} {_queries(cut)} longer than the {length} tokens the model reads, cut", truncated_queries=cut)
 

@@ -90,10 +90,16 @@ class StoreWriter:
         if new != self.manifest:
             self._save(new.next())
 
-    def rebind(self, origin: Origin) -> None:
-        """Make the store belong to another index, in which none of its documents are yet."""
+    def extend(self, origin: Origin) -> None:
+        """Note that the store belongs to more indices than before."""
+        if origin != self.manifest.origin:
+            self._save(self.manifest.next(origin=origin))
+
+    def rebind(self, origin: Origin, name: str = "") -> None:
+        """Make the store belong to another index, called ``name``, in which none of its documents are yet."""
         unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
-        self._save(self.manifest.next(origin=origin, segments=unposted, complete=False))
+        provenance = self.manifest.provenance | ({"index": name} if name else {})
+        self._save(self.manifest.next(origin=origin, provenance=provenance, segments=unposted, complete=False))
 
     def finish(self, *, complete: bool = True) -> None:
         """End an ingest: merge small segments, write the id index, and drop files that are no longer listed.

@@ -22,9 +22,9 @@ from colbert_rerank.cli.options import (
     opensearch_options,
     refuse,
 )
-from colbert_rerank.cli.output import hint, is_quiet, notice, output_options, say, warn
+from colbert_rerank.cli.output import hint, is_quiet, notice, output_options, say, warn, warn_always
 from colbert_rerank.cli.progress import progress
-from colbert_rerank.errors import InputError, UsageError
+from colbert_rerank.errors import InputError, OpenSearchUnreachableError, UsageError
 from colbert_rerank.lines import STDIN, shown_name
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def ingest(
             report=report,
             first_stage=first_stage,
             index=read_from,
+            index_name=(source.removeprefix(OPENSEARCH) if read_from else index) or "",
             dtype=dtype,
             allow_other_index=allow_other_index,
             progress=advance,
@@ -210,16 +211,20 @@ def _warn_of_unseen_fields(report: InputReport, who: str) -> None:
 
 @contextmanager
 def keeping(report: IngestReport) -> Iterator[None]:
-    """Say at Ctrl-C how much of the work is kept."""
+    """Say how much of the work is kept, at Ctrl-C and where the server is lost."""
     try:
         yield
     except KeyboardInterrupt as error:
-        stored = report.committed + report.unchanged
-        behind = f", {report.unposted:,} of them not in the index yet" if report.unposted else ""
-        raise InterruptError(
-            f"interrupted; stored so far: {stored:,} {_documents(stored)}{behind}. The same command goes on from there",
-            error,
-        ) from None
+        raise InterruptError(f"interrupted; {_kept(report)}", error) from None
+    except OpenSearchUnreachableError:
+        warn_always(_kept(report))
+        raise
+
+
+def _kept(report: IngestReport) -> str:
+    stored = report.committed + report.unchanged
+    behind = f", {report.unposted:,} of them not in the index yet" if report.unposted else ""
+    return f"stored so far: {stored:,} {_documents(stored)}{behind}. The same command goes on from there"
 
 
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:

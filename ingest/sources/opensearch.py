@@ -10,7 +10,7 @@ import opensearchpy
 from colbert_rerank.candidates.documents import Documents
 from colbert_rerank.errors import InputError, OpenSearchError, UsageError
 from colbert_rerank.id_set import IdSet
-from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable
+from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable, window_of
 from colbert_rerank.opensearch import server_url
 from colbert_rerank.retry import WRITE, Retry
 from colbert_rerank.types import Document, Origin
@@ -62,7 +62,7 @@ class OpenSearchSource:
             _check_source(info)
         self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
         self._slices = slices or max(int(info.settings.get("number_of_shards", 1)) for info in self._indices.values())
-        self._page_docs = page_docs
+        self._page_docs = min(page_docs, *(window_of(info) for info in self._indices.values()))
         self._keep_alive = keep_alive
         self._qualified = qualified_ids
         self._retry = retry

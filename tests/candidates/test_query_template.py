@@ -70,3 +70,18 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_one_field_needs_no_multi_match() -> None:
     assert match_fields(["text"]).render("q") == {"query": {"match": {"text": {"query": "q"}}}}
     assert match_fields(["title", "text"]).render("q")["query"]["multi_match"]["fields"] == ["title", "text"]  # type: ignore[index]
+
+
+def test_nested_fields_stand_beside_the_others() -> None:
+    nested = {"parts.body": "parts"}
+    (alone,) = match_fields(["parts.body"], nested).render("q").values()
+    assert alone == {
+        "nested": {
+            "path": "parts",
+            "query": {"match": {"parts.body": {"query": "q"}}},
+            "score_mode": "max",
+            "ignore_unmapped": True,
+        }
+    }
+    (both,) = match_fields(["parts.body", "title"], nested).render("q").values()
+    assert both == {"dis_max": {"queries": [{"match": {"title": {"query": "q"}}}, alone], "tie_breaker": 0.5}}

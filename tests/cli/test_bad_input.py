@@ -16,9 +16,11 @@ from unittest.mock import patch
 import pytest
 
 from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.store import Store, segment
 from colbert_rerank.store import files as store_files
-from tests.cli.conftest import Files
+from ingest.first_stage import Bm25FirstStage
+from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.collection import documents
 from tests.server.indices import make_index
@@ -437,7 +439,7 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     assert stopped.status == status
     assert stopped.error == (f"interrupted; stored so far: {kept} documents. The same command goes on from there")
     assert stopped.err == (
-        f"Warning: storing what is encoded; interrupting again gives that up\nError: {stopped.error}\n"
+        f"Warning: storing what is encoded so far; an interrupt now gives that up\nError: {stopped.error}\n"
     )
     search = ("rerank", "tides", "--store", tmp_path / "store", "--model", files.model)
     assert f"the store holds {kept} documents" in invoke(*search).check().err
@@ -472,6 +474,17 @@ def test_ctrl_c_says_what_is_not_in_the_index_yet(
     )
     assert "posted" not in invoke(*command, *into).check().err
     assert call(opensearch_url, "GET", f"/{index_name}/_count").json()["count"] == 60
+
+
+def test_a_server_that_is_lost_in_an_ingest_leaves_word_of_what_is_kept(files: Files, tmp_path: Path) -> None:
+    """As of an index in OpenSearch: here the embedded one stands for it."""
+    command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    with patch.object(Bm25FirstStage, "post", side_effect=OpenSearchUnreachableError("the server is gone")):
+        lost = invoke(*command)
+    assert (lost.status, lost.error) == (1, "the server is gone")
+    kept = f"stored so far: {DOCUMENTS} documents, {DOCUMENTS} of them not in the index yet"
+    assert f"Warning: {kept}. The same command goes on from there\n" in lost.err
+    assert f"(0 encoded, {DOCUMENTS} stored before)" in invoke(*command).check().err
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])

@@ -21,7 +21,7 @@ from colbert_rerank.cli.options import FirstStageOptions
 from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
 from tests.cli.terminal import invoke, logging_as_it_was
-from tests.collection import FakeIndex, documents
+from tests.collection import FakeIndex, documents, queries
 
 ESCAPE = "\x1b["
 COMMAND = Path(sys.executable).parent / "colbert-rerank"
@@ -101,6 +101,30 @@ def test_how_many_sampled_texts_were_equal_is_said(files: Files, monkeypatch: py
     for doc_id in copy.asked[:2]:
         del copy.documents[doc_id]
     assert invoke(*usual, *other).check().err.startswith(f"Warning: {files.store}: 18 {said}; the others")
+
+
+def test_what_changes_the_results_is_said_under_quiet_too(files: Files, tmp_path: Path) -> None:
+    candidates = tmp_path / "bm25.txt"
+    ids = [documents(1)[0].doc_id, "not-stored"]
+    candidates.write_text("".join(f"{queries(1)[0].query_id} Q0 {i} 1 {n} x\n" for n, i in enumerate(ids)))
+    arguments = ("run", "--topics", files.topics, "--store", files.store, "--output", tmp_path / "run", "-q")
+    done = invoke(*arguments, "--candidates", candidates, "--missing", "drop").check()
+    assert done.err.splitlines() == [
+        "1 candidate without vectors: left out",
+        f"{QUERIES - 1} queries found no candidate",
+    ]
+
+
+def test_a_document_cannot_speak_to_the_terminal(files: Files, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    text = "tide \x1b[31mRED\x1b]0;pwned\x07 \x00 nul \u202e rtl \x9b31m"
+    corpus.write_text(json.dumps({"_id": "e\u202e1", "text": text}) + "\n")
+    invoke("ingest", corpus, "--store", tmp_path / "store", "--model", files.model).check()
+    for terminal in (True, False):
+        shown = invoke("rerank", "tide", "--store", tmp_path / "store", terminal=terminal).check().out.splitlines()[1]
+        assert "e\ufffd1" in shown
+        assert "RED" in shown
+        assert not set("\x00\x07\x1b\x9b\u202e") & set(shown)
 
 
 def test_each_command_begins_with_the_usual_settings(files: Files, tmp_path: Path) -> None:
