@@ -337,7 +337,7 @@ def test_the_next_ingest_writes_a_lost_id_index_again(
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "colbert_rerank.store.writer")
     assert file.name in record.message
-    assert "this ingest writes the id index again" in record.message
+    assert "comes to its end writes the id index again" in record.message
     caplog.clear()
     stores.assert_holds(Store.open(folder), MODEL)
     assert not caplog.records
