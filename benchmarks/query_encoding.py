@@ -104,7 +104,8 @@ def _torch(network: torch.nn.Module) -> Forward:
 def _frozen(network: torch.nn.Module, example: tuple[Any, Any]) -> Forward:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its own tracing
-        traced = torch.jit.trace(network, tuple(map(torch.from_numpy, example)), check_trace=False)
+        trace: Any = torch.jit.trace
+        traced = trace(network, tuple(map(torch.from_numpy, example)), check_trace=False)
         return _torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)))
 
 
