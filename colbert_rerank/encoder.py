@@ -21,6 +21,7 @@ from colbert_rerank.errors import NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 # Tokens in one forward pass: on a CPU more only spills the caches, on a GPU fewer leave it idle.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 8192}
@@ -90,8 +91,13 @@ class Encoder:
         return [_expanded(tokens, spec.expansion, spec) for tokens in found] if spec.expansion else found
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        """Each text between prefix and suffix."""
+        """Each text between prefix and suffix. Raises UsageError for a model of page images that was not told to."""
         spec = self.checkpoint.spec
+        if not spec.text_documents:
+            raise UsageError(
+                f"{self.checkpoint.name}: its documents are page images, not texts. It was never trained to find "
+                "texts; to let it try all the same, choose --text-documents"
+            )
         return self._tokenize(texts, spec.document, leave_out=spec.skip_ids if spec.skip_before else ())
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
@@ -111,6 +117,23 @@ class Encoder:
     def encode_documents(self, texts: Sequence[str]) -> list[npt.NDArray[np.floating]]:
         """One matrix [T, dim] a text, in the order given; T leaves out the tokens of the skip list."""
         return self.encode_tokens(self.tokenize_documents(texts))
+
+    def encode_pages(self, pages: Sequence[Image]) -> list[npt.NDArray[np.float32]]:
+        """One matrix [T, dim] a page image, T its patches and the prompt around them; one page at a time.
+
+        Raises UsageError for a model that reads texts.
+        """
+        import torch
+
+        reader, network = self.checkpoint.reader, self.backbone
+        if reader is None:
+            raise UsageError(f"{self.checkpoint.name}: its documents are texts; it reads no page images")
+        found = []
+        with torch.inference_mode():
+            for page in pages:
+                vectors = self.head(network.page(reader(page)))  # type: ignore[operator]
+                found.append(torch.nn.functional.normalize(vectors, dim=-1).float().cpu().numpy())
+        return found
 
     def encode_tokens(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
