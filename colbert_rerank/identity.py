@@ -54,6 +54,7 @@ def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         **({"skip_before": True} if spec.skip_before else {}),
         "fields": list(recipe.fields),
         "separator": recipe.separator,
+        **({"pages": True} if recipe.pages else {}),
     }
 
 

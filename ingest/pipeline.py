@@ -52,6 +52,7 @@ READ_AHEAD = 512  # documents looked up in the store, and tokenized, at once
 POST_AHEAD = 10_000  # stored documents held back until the next unit is posted
 # Tokens of one unit, by device: what a kill may cost, about a minute of work.
 UNIT_TOKENS = {"cpu": 262_144, "cuda": 4_194_304, "mps": 1_048_576}
+PAGE_TOKENS = {"cpu": 8192, "cuda": 524_288, "mps": 65_536}  # the same of page images, whose networks are larger
 
 
 @dataclass
@@ -182,7 +183,8 @@ def _owed(store: Store, first_stage: FirstStage) -> int:
     ids = list(compress(store.index.ids(), _unposted(store)))
     recipe = store.manifest.recipe
     held = {
-        d.doc_id: (content_hash(recipe.text(d.fields)), fields_hash(d.doc_id, d.fields)) for d in first_stage.fetch(ids)
+        d.doc_id: (content_hash(recipe.content(d.fields)), fields_hash(d.doc_id, d.fields))
+        for d in first_stage.fetch(ids)
     }
     return sum(
         held.get(i) != (s.content_hash, s.fields_hash) for i, s in zip(ids, store.describe(ids), strict=True) if s
@@ -200,7 +202,8 @@ def _encode_all(
 ) -> None:
     """Encode unit after unit here; seal and post each in the background, one at a time."""
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
-    limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
+    tokens_of = PAGE_TOKENS if writer.manifest.recipe.pages else UNIT_TOKENS
+    limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
     report.owed = int(_unposted(before).sum())
     hashed, foreign = first_stage is not None, first_stage if guarded else None
@@ -324,7 +327,7 @@ def _works(
             break
         fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
-            ready = iter(encoder.tokenize_documents([read.text for read in fresh if read.rows < 0]))
+            ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0]))
         for read in fresh:
             one = next(ready) if read.rows < 0 else None
             size = len(one.ids) if one else read.rows
@@ -345,6 +348,14 @@ def _works(
         raise broken
 
 
+def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:
+    """All are texts, or all are pages: `validated` has seen to that."""
+    pages = [read.document.page for read in reads if read.document.page is not None]
+    if not reads:
+        return []
+    return encoder.tokenize_pages(pages) if pages else encoder.tokenize_documents([read.text for read in reads])
+
+
 def _sift(
     chunk: Sequence[tuple[Document, str]], before: Store, hashed: bool, again: list[Posting], report: IngestReport
 ) -> list[_Read]:
@@ -352,7 +363,7 @@ def _sift(
     fresh = []
     stored = before.describe([document.doc_id for document, _ in chunk])
     for (document, text), known in zip(chunk, stored, strict=True):
-        digest = content_hash(text)
+        digest = content_hash(before.manifest.recipe.content(document.fields))
         if known and not known.posted:
             report.owed -= 1
         fields_digest = fields_hash(document.doc_id, document.fields) if hashed else UNKNOWN

@@ -43,11 +43,18 @@ class PageReader:
         self._patch = int(files.tokenizer.convert_tokens_to_ids(PATCH))
         self._merge = merge
 
-    def __call__(self, image: Image) -> Page:
+    def ids(self, size: tuple[int, int]) -> list[int]:
+        """The ids of a page of this width and height, known without reading it."""
+        width, height = size
+        return self._ids(self._images.get_number_of_image_patches(height, width))
+
+    def read(self, image: Image) -> Page:
         found = self._images(images=[image.convert("RGB")], return_tensors="pt")
         _, high, wide = found["image_grid_thw"][0].tolist()
-        ids = [*self._before, *[self._patch] * (high * wide // self._merge**2), *self._after]
-        return Page(torch.tensor(ids), found["pixel_values"], (high, wide))
+        return Page(torch.tensor(self._ids(high * wide)), found["pixel_values"], (high, wide))
+
+    def _ids(self, patches: int) -> list[int]:
+        return [*self._before, *[self._patch] * (patches // self._merge**2), *self._after]
 
 
 class PageNetwork(nn.Module):
