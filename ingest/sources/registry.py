@@ -69,6 +69,8 @@ def _file_source(kind: str, spec: str, options: SourceOptions, report: InputRepo
     if kind == "pages":
         if options.id_field is not None:
             raise UsageError(f"--id-field does not apply to pages ({spec}): their ids are their files' paths")
+        if spec == STDIN:
+            raise UsageError("pages are read from files, not from stdin")
         return PagesSource(spec, report)
     if kind == "beir":
         return beir_source(spec, id_field=options.id_field, report=report)
