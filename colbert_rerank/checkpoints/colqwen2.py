@@ -8,6 +8,9 @@ query with a line break: neither is what the checkpoint was trained with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import Built, Choices
 from colbert_rerank.checkpoints.spec import EncoderSpec, TextRules
@@ -29,11 +32,13 @@ def build(files: Files, choices: Choices) -> Built:
 
     from colbert_rerank.checkpoints.page_network import PageNetwork, PageReader
 
-    folder, tokenizer = files.folder, files.tokenizer
+    folder = files.folder
     try:
-        model, loading = ColQwen2ForRetrieval.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, trust_remote_code=False
-        )
+        with _quiet():
+            tokenizer = files.tokenizer
+            model, loading = ColQwen2ForRetrieval.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be read as {NAME}: {str(error).splitlines()[0]}") from None
     problems = {
@@ -66,3 +71,26 @@ def build(files: Files, choices: Choices) -> Built:
     return Built(
         spec, tokenizer, positions_, network, model.embedding_proj_layer, files.tensors, tuple(assumed), reader=reader
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its progress bar and its warnings.
+
+    They are of keys in config.json that it has read all the same, and of tensors, which `build` refuses itself.
+    """
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    # where the environment says whether there are bars, that holds
+    bars = HF_HUB_DISABLE_PROGRESS_BARS is None and logging.is_progress_bar_enabled()
+    logging.set_verbosity(max(level, logging.ERROR))
+    if bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
