@@ -127,6 +127,10 @@ class Encoder:
         ids = [reader.ids(page.size()) for page in pages]
         return [Tokens(one, len(one), 0, page) for one, page in zip(ids, pages, strict=True)]
 
+    def encode_pages(self, pages: Sequence[PageImage]) -> list[npt.NDArray[np.floating]]:
+        """One matrix [T, dim] a page, T its patches and the prompt around them. Raises as `tokenize_pages`."""
+        return self.encode_tokens(self.tokenize_pages(pages))
+
     def encode_tokens(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
     ) -> list[npt.NDArray[np.floating]]:

@@ -5,6 +5,7 @@ Positions and prompt are those of transformers 4.57 (models/qwen2_vl, models/col
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,15 +34,16 @@ class PageReader:
     """From an image to a `Page`, as ``preprocessor_config.json`` says."""
 
     def __init__(self, files: Files, merge: int) -> None:
-        try:
-            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-        except ImportError:
-            raise MissingDependencyError("page images need Pillow. Install it with pip install pillow") from None
-        self._images = Qwen2VLImageProcessorPil.from_pretrained(files.folder)
+        self._folder = files.folder
         encode = files.tokenizer.backend_tokenizer.encode
         self._before, self._after = (encode(text, add_special_tokens=False).ids for text in (BEFORE, AFTER))
         self._patch = int(files.tokenizer.convert_tokens_to_ids(PATCH))
         self._merge = merge
+
+    @cached_property
+    def _images(self) -> Any:
+        """From transformers; made when a page is read, for queries need no images."""
+        return _image_processor().from_pretrained(self._folder)
 
     def ids(self, size: tuple[int, int]) -> list[int]:
         """The ids of a page of this width and height, known without reading it."""
@@ -55,6 +57,30 @@ class PageReader:
 
     def _ids(self, patches: int) -> list[int]:
         return [*self._before, *[self._patch] * (patches // self._merge**2), *self._after]
+
+
+def _image_processor() -> Any:
+    """Qwen2-VL's, which resizes the width first, whatever Pillow does: from version 13 on it may begin with the height,
+    which gives other pixels."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("page images need Pillow. Install it with pip install pillow") from None
+    try:
+        from transformers.image_processing_backends import PilBackend
+        from transformers.image_utils import SizeDict
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+    except ImportError:
+        raise MissingDependencyError("page images need transformers 5 or newer") from None
+
+    class WidthFirst(Qwen2VLImageProcessorPil):  # type: ignore[misc]  # transformers has no types here
+        def resize(self, image: Any, size: Any, resample: Any, factor: int, **_: Any) -> Any:
+            height, width = image.shape[-2:]
+            high, wide = smart_resize(height, width, factor, size.shortest_edge, size.longest_edge)
+            narrow = PilBackend.resize(self, image, SizeDict(height=height, width=wide), resample)
+            return PilBackend.resize(self, narrow, SizeDict(height=high, width=wide), resample)
+
+    return WidthFirst
 
 
 class PageNetwork(nn.Module):

@@ -149,9 +149,7 @@ def test_options_of_other_sources_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("package", "name"), [("PIL", "pillow"), ("pypdfium2", "pypdfium2")])
-def test_what_is_not_installed_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str
-) -> None:
+def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=f"pip install {name}"):
         list(open_source(str(folder), SourceOptions(), InputReport()))

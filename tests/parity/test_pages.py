@@ -7,20 +7,19 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from colbert_rerank.checkpoints import Choices, load_checkpoint, page_network
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import UsageError
 from colbert_rerank.maxsim import reference
+from ingest.sources.pages import ImageFile
 from tests.parity.cases import HERE, Rows, row_errors, score_scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,14 +46,8 @@ class Golden(NamedTuple):
         return [record["text"] for record in self.record["queries"]]
 
     @property
-    def images(self) -> list[Image.Image]:
-        return [image(PAGES / record["text"]) for record in self.record["documents"]]
-
-
-def image(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        copied: Image.Image = opened.copy()
-    return copied
+    def images(self) -> list[ImageFile]:
+        return [ImageFile(PAGES / record["text"]) for record in self.record["documents"]]
 
 
 def read(name: str) -> Golden:
@@ -89,16 +82,18 @@ def test_it_was_recorded_from_these_files(golden: Golden) -> None:
 def test_ids(golden: Golden, encoder: Encoder) -> None:
     for record, tokens in zip(golden.record["queries"], encoder.tokenize_queries(golden.texts), strict=True):
         assert (tokens.ids, tokens.attended) == (record["ids"], record["attended"]), record["name"]
-    assert encoder.checkpoint.reader is not None
-    for record, page in zip(golden.record["documents"], map(encoder.checkpoint.reader, golden.images), strict=True):
-        assert page.ids.tolist() == record["ids"], record["name"]
+    reader = encoder.checkpoint.reader
+    assert reader is not None
+    for record, image in zip(golden.record["documents"], golden.images, strict=True):
+        page = reader.read(image.open())
+        assert page.ids.tolist() == reader.ids(image.size()) == record["ids"], record["name"]
         assert [1, *page.grid] == record["image_grid_thw"], record["name"]
         assert page.patches.double().mean().item() == pytest.approx(record["pixel_values_mean"], abs=1e-6)
         assert page.patches.double().std().item() == pytest.approx(record["pixel_values_std"], abs=1e-6)
 
 
 def test_rows(golden: Golden, encoder: Encoder) -> None:
-    got = encoder.encode_queries(golden.texts) + encoder.encode_pages(golden.images)
+    got: list[Any] = [*encoder.encode_queries(golden.texts), *encoder.encode_pages(golden.images)]
     records = golden.record["queries"] + golden.record["documents"]
     for record, rows, want in zip(records, got, golden.queries + golden.pages, strict=True):
         assert row_errors(rows, want).max() <= ROW_TOLERANCE, record["name"]
@@ -188,7 +183,7 @@ def test_texts_as_documents_are_a_choice(encoder: Encoder) -> None:
 
 def test_a_model_of_texts_reads_no_pages(tiny_encoder: Encoder) -> None:
     with pytest.raises(UsageError, match="its documents are texts; it reads no page images"):
-        tiny_encoder.encode_pages([image(PAGES / "a_exact.png")])
+        tiny_encoder.encode_pages([ImageFile(PAGES / "a_exact.png")])
 
 
 def test_transformers_says_nothing_on_loading_it(capsys: pytest.CaptureFixture[str]) -> None:
