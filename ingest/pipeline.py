@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from colbert_rerank import identity
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import (
@@ -34,10 +35,10 @@ from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
 from ingest.admission import (
+    ForeignIndex,
     check_identity,
     check_index,
     check_trained,
-    first_taken,
     is_empty,
     new_manifest,
     open_first_stage,
@@ -139,6 +140,7 @@ def ingest(
         empty = is_empty(writer.manifest)
         if not empty:
             check_identity(writer, encoder, recipe, dtype)
+            writer.remember(model=identity.model_name(encoder))
         stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
         origin = stage.origin if stage else index.origin if index else None
         if empty:  # a first ingest that failed does not bind the next one
@@ -206,7 +208,8 @@ def _encode_all(
     limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
     report.owed = int(_unposted(before).sum())
-    hashed, foreign = first_stage is not None, first_stage if guarded else None
+    hashed = first_stage is not None
+    foreign = ForeignIndex(first_stage, before) if first_stage and guarded else None
     sealing: Future[None] | None = None
     work: _Work | None = None  # at hand, until it is handed over
     matrices: dict[int, npt.NDArray[np.floating]] = {}
@@ -302,7 +305,7 @@ def _works(
     encoder: Encoder,
     limit: int,
     hashed: bool,
-    foreign: FirstStage | None,
+    foreign: ForeignIndex | None,
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> Iterator[_Work]:
@@ -320,11 +323,11 @@ def _works(
                 chunk.extend(islice(documents, READ_AHEAD))
         except InputError as error:
             broken = error
-        if foreign and (taken := first_taken(foreign, before, [document for document, _ in chunk])):
-            place, broken = taken
-            del chunk[place:]
         if not chunk:
             break
+        if foreign:
+            chunk, taken = _free(chunk, foreign, report.input)
+            broken = taken or broken
         fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
             ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0]))
@@ -346,6 +349,24 @@ def _works(
         yield work
     if broken:
         raise broken
+
+
+def _free(
+    chunk: list[tuple[Document, str]], foreign: ForeignIndex, report: InputReport
+) -> tuple[list[tuple[Document, str]], InputError | None]:
+    """Without documents that would replace others: up to the first, with its error, or all those that are none."""
+    taken = foreign.taken([document for document, _ in chunk])
+    free = []
+    for document, text in chunk:
+        if document.doc_id not in taken:
+            free.append((document, text))
+            continue
+        report.accepted -= 1
+        try:
+            report.refuse("id taken in the index", foreign.refusal(document.doc_id), document.where)
+        except InputError as error:
+            return free, error
+    return free, None
 
 
 def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:

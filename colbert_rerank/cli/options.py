@@ -354,7 +354,7 @@ def open_store(folder: Path) -> Store:
 
     Raises StoreNotFoundError where there are no documents to search.
     """
-    from colbert_rerank.cli.output import warn
+    from colbert_rerank.cli.output import warn_always
     from colbert_rerank.errors import StoreNotFoundError
     from colbert_rerank.store import Store
 
@@ -362,7 +362,7 @@ def open_store(folder: Path) -> Store:
     if not len(opened):
         raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
     if not opened.manifest.complete:
-        warn(
+        warn_always(
             f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
             f"holds {len(opened):,} documents",
             documents=len(opened),
