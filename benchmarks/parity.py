@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import record
+from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import reference
 from tests.parity.cases import load, row_errors, score_scale
+from tests.parity.test_pages import FOLDER as PAGES_CHECKPOINT
+from tests.parity.test_pages import read as read_pages
 
 TRANSCRIPTION = "transcription of the authors' code"
 
@@ -45,7 +48,7 @@ FAMILIES = (
 
 
 def main() -> None:
-    rows = [_measured(family, name) for family in FAMILIES for name in family.goldens]
+    rows = [_measured(family, name) for family in FAMILIES for name in family.goldens] + [_pages()]
     record.write(Path(__file__).parent / "results" / "parity.json", rows)
 
 
@@ -74,6 +77,24 @@ def _measured(family: Family, name: str) -> dict[str, Any]:
         "texts": len(pairs),
         "row_error": max(float(row_errors(a, b).max(initial=0)) for a, b in pairs),
         "score_error": float(differences.max()) / score_scale(golden.scores),
+    }
+
+
+def _pages() -> dict[str, Any]:
+    """The same of page images and the texts that are asked for them."""
+    golden = read_pages("colqwen2_pil")
+    encoder = Encoder.load(str(PAGES_CHECKPOINT), device="cpu")
+    queries, pages = encoder.encode_queries(golden.texts), encoder.encode_pages(golden.images)
+    scores = np.array([[reference.maxsim(q, p) for p in pages] for q in queries])
+    pairs = [*zip(queries, golden.queries, strict=True), *zip(pages, golden.pages, strict=True)]
+    return {
+        "checkpoints": "vidore/colqwen2-v1.0-hf",
+        "layout": encoder.checkpoint.layout,
+        "golden": "colqwen2_pil",
+        "peer": f"transformers {golden.record['packages']['transformers']}",
+        "texts": len(pairs),
+        "row_error": max(float(row_errors(a.astype(np.float32), b).max()) for a, b in pairs),
+        "score_error": float(np.abs(scores - golden.scores).max()) / score_scale(golden.scores),
     }
 
 

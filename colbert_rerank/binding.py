@@ -44,7 +44,7 @@ def check_copy(store: Store, index: Index) -> None:
     ids = _sample(store)
     stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
     recipe = store.manifest.recipe
-    equal = sum(stored[d.doc_id] == content_hash(recipe.text(d.fields)) for d in index.fetch(ids))
+    equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(ids))
     if equal * SAMPLE < ENOUGH * len(ids):
         raise StoreMismatchError(
             f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(index.origin)} with the text "

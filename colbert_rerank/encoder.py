@@ -18,6 +18,7 @@ import numpy.typing as npt
 from colbert_rerank.checkpoints import AS_MEANT, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import NonFiniteError, UsageError
+from colbert_rerank.types import PageImage
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ DTYPES = ("fp32", "fp16", "bf16")
 
 
 class Tokens(NamedTuple):
-    """One text as the network reads it.
+    """One text, or one page, as the network reads it.
 
     ``attended`` counts the ids that attention sees (the rest is a query's expansion); ``truncated`` the tokens of the
     text that did not fit.
@@ -38,6 +39,7 @@ class Tokens(NamedTuple):
     ids: list[int]
     attended: int
     truncated: int
+    page: PageImage | None = None  # whose patches stand among the ids
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,13 @@ class Encoder:
         return [_expanded(tokens, spec.expansion, spec) for tokens in found] if spec.expansion else found
 
     def tokenize_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        """Each text between prefix and suffix."""
+        """Each text between prefix and suffix. Raises UsageError for a model of page images that was not told to."""
         spec = self.checkpoint.spec
+        if not spec.text_documents:
+            raise UsageError(
+                f"{self.checkpoint.name}: its documents are page images, not texts. It was never trained to find "
+                "texts; to let it try all the same, choose --text-documents"
+            )
         return self._tokenize(texts, spec.document, leave_out=spec.skip_ids if spec.skip_before else ())
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
@@ -112,6 +119,18 @@ class Encoder:
         """One matrix [T, dim] a text, in the order given; T leaves out the tokens of the skip list."""
         return self.encode_tokens(self.tokenize_documents(texts))
 
+    def tokenize_pages(self, pages: Sequence[PageImage]) -> list[Tokens]:
+        """Each page's patches within their prompt. Raises UsageError for a model that reads texts."""
+        reader = self.checkpoint.reader
+        if reader is None:
+            raise UsageError(f"{self.checkpoint.name}: its documents are texts; it reads no page images")
+        ids = [reader.ids(page.size()) for page in pages]
+        return [Tokens(one, len(one), 0, page) for one, page in zip(ids, pages, strict=True)]
+
+    def encode_pages(self, pages: Sequence[PageImage]) -> list[npt.NDArray[np.floating]]:
+        """One matrix [T, dim] a page, T its patches and the prompt around them. Raises as `tokenize_pages`."""
+        return self.encode_tokens(self.tokenize_pages(pages))
+
     def encode_tokens(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
     ) -> list[npt.NDArray[np.floating]]:
@@ -130,7 +149,13 @@ class Encoder:
         spec = self.checkpoint.spec
         skip = torch.tensor(spec.skip_ids)
         half = np.dtype(dtype) == np.float16
-        for positions, size, length in _batches([len(t.ids) for t in tokens], BATCH_TOKENS[self.device.type]):
+        for position, token in enumerate(tokens):
+            if token.page is not None:  # one at a time: a page is as large as a batch of texts
+                rows = self._page(token).to(torch.float16 if half else torch.float32).cpu().numpy()
+                yield {position: rows}
+        texts = [position for position, token in enumerate(tokens) if token.page is None]
+        for places, size, length in _batches([len(tokens[i].ids) for i in texts], BATCH_TOKENS[self.device.type]):
+            positions = [texts[place] for place in places]
             batch = [tokens[i] for i in positions]
             vectors = self._forward(batch, size, length)
             keep = torch.zeros(size, length, dtype=torch.bool)
@@ -162,6 +187,17 @@ class Encoder:
             ids = [*rules.prefix_ids, *text[:room], *rules.suffix_ids]
             out.append(Tokens(ids, len(ids), max(0, len(text) - room)))
         return out
+
+    def _page(self, token: Tokens) -> torch.Tensor:
+        """Vectors [T, dim] of one page."""
+        import torch
+
+        reader, network = self.checkpoint.reader, self.backbone
+        if reader is None or token.page is None:
+            raise UsageError("these are tokens of a text")
+        with torch.inference_mode():
+            vectors: torch.Tensor = self.head(network.page(reader.read(token.page.open())))  # type: ignore[operator]
+            return torch.nn.functional.normalize(vectors, dim=-1)
 
     def _prepared(self, text: str) -> str:
         spec = self.checkpoint.spec

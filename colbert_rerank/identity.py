@@ -54,6 +54,7 @@ def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         **({"skip_before": True} if spec.skip_before else {}),
         "fields": list(recipe.fields),
         "separator": recipe.separator,
+        **({"pages": True} if recipe.pages else {}),
     }
 
 
@@ -70,7 +71,7 @@ def _rules(kind: str, rules: TextRules) -> dict[str, Any]:
 def provenance(encoder: Encoder) -> dict[str, Any]:
     checkpoint = encoder.checkpoint
     return {
-        "model": str(Path(checkpoint.name).absolute()) if Path(checkpoint.name).is_dir() else checkpoint.name,
+        "model": model_name(encoder),
         "choices": checkpoint.choices.stated(),
         "assumed": list(checkpoint.assumed),
         "device": encoder.device.type,
@@ -80,6 +81,12 @@ def provenance(encoder: Encoder) -> dict[str, Any]:
         "machine": platform.machine(),
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def model_name(encoder: Encoder) -> str:
+    """By which the model is found again: as it was given, or its folder."""
+    name = encoder.checkpoint.name
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def made_with(manifest: Manifest) -> tuple[str, Choices]:

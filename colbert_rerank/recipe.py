@@ -10,11 +10,19 @@ from typing import NamedTuple
 HASH_BYTES = 16
 
 
+PAGE_DIGEST = "page_digest"  # the field that stands for a page image: SHA-256 of its file, and the page's number
+
+
 class Recipe(NamedTuple):
-    """The fields to encode, in order, and what stands between them. Part of a store's document identity."""
+    """What of a document is encoded. Part of a store's document identity.
+
+    The fields to encode, in order, and what stands between them; or, with ``pages``, the page's image, and the fields
+    are those that a first stage searches.
+    """
 
     fields: tuple[str, ...] = ("title", "text")
     separator: str = " "
+    pages: bool = False
 
     def text(self, fields: Mapping[str, object]) -> str:
         """The text to encode: the named fields' strings, stripped, empty ones left out, joined by the separator.
@@ -26,6 +34,10 @@ class Recipe(NamedTuple):
         for name in self.fields:
             _collect(lookup(fields, name), parts)
         return self.separator.join(parts)
+
+    def content(self, fields: Mapping[str, object]) -> str:
+        """What is encoded, or what stands for it, to tell whether it has changed."""
+        return str(fields.get(PAGE_DIGEST, "")) if self.pages else self.text(fields)
 
 
 def content_hash(text: str) -> bytes:

@@ -84,6 +84,8 @@ class Reranker:
             identity.query_identity(encoder.checkpoint),
             f"Search with what it was made with ({identity.described(store.manifest)}), or ingest again",
         )
+        if missing == "encode" and store.manifest.recipe.pages:
+            raise UsageError("missing='encode': the store is of page images, which an index cannot give back")
         if missing == "encode":
             identity.check(
                 store.folder,

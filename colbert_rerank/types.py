@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class PageImage(Protocol):
+    """A page as an image, read when it is needed."""
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, without reading them. Raises InputError."""
+        ...
+
+    def open(self) -> Image:
+        """The page, as Pillow has it. Raises InputError."""
+        ...
 
 
 class Document(NamedTuple):
@@ -18,6 +33,7 @@ class Document(NamedTuple):
     where: str = ""
     seq_no: int = -1
     primary_term: int = -1
+    page: PageImage | None = None  # what is encoded, where that is not text
 
 
 class Query(NamedTuple):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputError, StoreMismatchError
+from colbert_rerank.errors import CheckpointError, IndexNotFoundError, StoreMismatchError
 from colbert_rerank.recipe import Recipe, fields_hash
-from colbert_rerank.store import Manifest, Store, StoreWriter
+from colbert_rerank.store import Manifest, Store, StoreWriter, ids
+from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.types import BM25, Document, Index, Origin
 from ingest.first_stage import FirstStage, FirstStageOpener
 
@@ -74,23 +75,31 @@ def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: b
         ) from None
 
 
-def first_taken(first_stage: FirstStage, store: Store, documents: Sequence[Document]) -> tuple[int, InputError] | None:
-    """Which of ``documents``, new to the store, would replace another one in an index that is not ours, and the error.
+class ForeignIndex:
+    """An index to fill that is not ours: what its owner, or another store, has put there is not replaced unasked.
 
-    What its owner, or another store, has put there under the same id must not go without being asked for.
+    ``store`` tells which of its documents it has put there itself.
     """
-    known = store.lookup([document.doc_id for document in documents]).found.tolist()
-    new = [document.doc_id for document, there in zip(documents, known, strict=True) if not there]
-    taken = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in first_stage.fetch(new)}
-    for position, document in enumerate(documents):
-        doc_id = document.doc_id
-        if doc_id in taken and taken[doc_id] != fields_hash(doc_id, document.fields):
-            message = (
-                f"{binding.named(first_stage.origin)} has another document {doc_id!r} already, which would be "
-                "replaced. Give this one another id, or pass --allow-other-index to let it be replaced"
-            )
-            return position, InputError(message, where=document.where)
-    return None
+
+    def __init__(self, first_stage: FirstStage, store: Store) -> None:
+        self._first_stage = first_stage
+        self._store = store
+        self._posted = IdIndex(ids.build([s.columns for s in store.segments if s.entry.posted]))
+
+    def taken(self, documents: Sequence[Document]) -> set[str]:
+        """The ids among these under which there is another document, not put there by this store."""
+        posted = self._posted.lookup([document.doc_id for document in documents]).found.tolist()
+        new = {d.doc_id: fields_hash(d.doc_id, d.fields) for d, own in zip(documents, posted, strict=True) if not own}
+        # what is stored may have been posted, too, before it could be noted
+        stored = {i: s.fields_hash for i, s in zip(new, self._store.describe(list(new)), strict=True) if s}
+        there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(list(new))}
+        return {doc_id for doc_id, held in there.items() if held not in (new[doc_id], stored.get(doc_id))}
+
+    def refusal(self, doc_id: str) -> str:
+        return (
+            f"{binding.named(self._first_stage.origin)} has another document {doc_id!r} already, which would be "
+            "replaced. Give this one another id, or pass --allow-other-index to let it be replaced"
+        )
 
 
 def check_index(

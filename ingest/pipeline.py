@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from colbert_rerank import identity
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import (
@@ -34,10 +35,10 @@ from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
 from ingest.admission import (
+    ForeignIndex,
     check_identity,
     check_index,
     check_trained,
-    first_taken,
     is_empty,
     new_manifest,
     open_first_stage,
@@ -52,6 +53,7 @@ READ_AHEAD = 512  # documents looked up in the store, and tokenized, at once
 POST_AHEAD = 10_000  # stored documents held back until the next unit is posted
 # Tokens of one unit, by device: what a kill may cost, about a minute of work.
 UNIT_TOKENS = {"cpu": 262_144, "cuda": 4_194_304, "mps": 1_048_576}
+PAGE_TOKENS = {"cpu": 8192, "cuda": 524_288, "mps": 65_536}  # the same of page images, whose networks are larger
 
 
 @dataclass
@@ -138,6 +140,7 @@ def ingest(
         empty = is_empty(writer.manifest)
         if not empty:
             check_identity(writer, encoder, recipe, dtype)
+            writer.remember(model=identity.model_name(encoder))
         stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
         origin = stage.origin if stage else index.origin if index else None
         if empty:  # a first ingest that failed does not bind the next one
@@ -182,7 +185,8 @@ def _owed(store: Store, first_stage: FirstStage) -> int:
     ids = list(compress(store.index.ids(), _unposted(store)))
     recipe = store.manifest.recipe
     held = {
-        d.doc_id: (content_hash(recipe.text(d.fields)), fields_hash(d.doc_id, d.fields)) for d in first_stage.fetch(ids)
+        d.doc_id: (content_hash(recipe.content(d.fields)), fields_hash(d.doc_id, d.fields))
+        for d in first_stage.fetch(ids)
     }
     return sum(
         held.get(i) != (s.content_hash, s.fields_hash) for i, s in zip(ids, store.describe(ids), strict=True) if s
@@ -200,10 +204,12 @@ def _encode_all(
 ) -> None:
     """Encode unit after unit here; seal and post each in the background, one at a time."""
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
-    limit = min(layout.UNIT_BYTES // row_bytes, UNIT_TOKENS[encoder.device.type])
+    tokens_of = PAGE_TOKENS if writer.manifest.recipe.pages else UNIT_TOKENS
+    limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
     report.owed = int(_unposted(before).sum())
-    hashed, foreign = first_stage is not None, first_stage if guarded else None
+    hashed = first_stage is not None
+    foreign = ForeignIndex(first_stage, before) if first_stage and guarded else None
     sealing: Future[None] | None = None
     work: _Work | None = None  # at hand, until it is handed over
     matrices: dict[int, npt.NDArray[np.floating]] = {}
@@ -299,7 +305,7 @@ def _works(
     encoder: Encoder,
     limit: int,
     hashed: bool,
-    foreign: FirstStage | None,
+    foreign: ForeignIndex | None,
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> Iterator[_Work]:
@@ -317,14 +323,14 @@ def _works(
                 chunk.extend(islice(documents, READ_AHEAD))
         except InputError as error:
             broken = error
-        if foreign and (taken := first_taken(foreign, before, [document for document, _ in chunk])):
-            place, broken = taken
-            del chunk[place:]
         if not chunk:
             break
+        if foreign:
+            chunk, taken = _free(chunk, foreign, report.input)
+            broken = taken or broken
         fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
-            ready = iter(encoder.tokenize_documents([read.text for read in fresh if read.rows < 0]))
+            ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0]))
         for read in fresh:
             one = next(ready) if read.rows < 0 else None
             size = len(one.ids) if one else read.rows
@@ -345,6 +351,32 @@ def _works(
         raise broken
 
 
+def _free(
+    chunk: list[tuple[Document, str]], foreign: ForeignIndex, report: InputReport
+) -> tuple[list[tuple[Document, str]], InputError | None]:
+    """Without documents that would replace others: up to the first, with its error, or all those that are none."""
+    taken = foreign.taken([document for document, _ in chunk])
+    free = []
+    for document, text in chunk:
+        if document.doc_id not in taken:
+            free.append((document, text))
+            continue
+        report.accepted -= 1
+        try:
+            report.refuse("id taken in the index", foreign.refusal(document.doc_id), document.where)
+        except InputError as error:
+            return free, error
+    return free, None
+
+
+def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:
+    """All are texts, or all are pages: `validated` has seen to that."""
+    pages = [read.document.page for read in reads if read.document.page is not None]
+    if not reads:
+        return []
+    return encoder.tokenize_pages(pages) if pages else encoder.tokenize_documents([read.text for read in reads])
+
+
 def _sift(
     chunk: Sequence[tuple[Document, str]], before: Store, hashed: bool, again: list[Posting], report: IngestReport
 ) -> list[_Read]:
@@ -352,7 +384,7 @@ def _sift(
     fresh = []
     stored = before.describe([document.doc_id for document, _ in chunk])
     for (document, text), known in zip(chunk, stored, strict=True):
-        digest = content_hash(text)
+        digest = content_hash(before.manifest.recipe.content(document.fields))
         if known and not known.posted:
             report.owed -= 1
         fields_digest = fields_hash(document.doc_id, document.fields) if hashed else UNKNOWN

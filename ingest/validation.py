@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from colbert_rerank.errors import InputError
+from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.id_set import IdSet
 from colbert_rerank.recipe import Recipe, lookup
 from colbert_rerank.types import Document
@@ -78,7 +78,13 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
             report.refuse(*problem, document.where)
             continue
         text = recipe.text(document.fields)
-        if not text:
+        if (document.page is not None) != recipe.pages:
+            kind = "page images" if recipe.pages else "texts"
+            raise UsageError(
+                f"{document.where}: the model reads {kind}, and this is none of them. Choose another model, or a "
+                f"source of {kind}"
+            )
+        if not text and not recipe.pages:
             report.refuse("empty text", _empty_text(document, recipe), document.where)
             continue
         if not is_encodable(text):

@@ -129,6 +129,9 @@ def test_a_store_is_searched_with_what_it_was_made_with(files: Files, tmp_path: 
     assert f"{store}: it was made with the model '{model}'" in failed.error
     assert failed.error.endswith("Where it is now, say with --model")
     assert invoke("rerank", "Publix", "--store", store, "--model", tmp_path / "moved").check().out == found
+    moved = ("ingest", files.corpus, "--store", store, "--model", tmp_path / "moved", *options)
+    assert "(0 encoded" in invoke(*moved).check().err
+    assert invoke("rerank", "Publix", "--store", store).check().out == found, "an ingest says where it is now"
 
 
 def test_a_length_that_no_network_reads_is_the_user_s_fault(files: Files, tmp_path: Path) -> None:

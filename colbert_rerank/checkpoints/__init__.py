@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbert_rerank.checkpoints import bert_colbert, bge_m3, colbert_v1, hf_colbert, hofstaetter, pylate, untrained
+from colbert_rerank.checkpoints import (
+    bert_colbert,
+    bge_m3,
+    colbert_v1,
+    colqwen2,
+    hf_colbert,
+    hofstaetter,
+    pylate,
+    untrained,
+)
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import AS_MEANT, Built, Choices, check_lengths
 from colbert_rerank.checkpoints.location import STARTER, locate
@@ -22,10 +31,12 @@ from colbert_rerank.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from colbert_rerank.checkpoints.page_network import PageReader
+
 __all__ = ["AS_MEANT", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
 
 # In order: what the weights show goes before what another file says of them.
-LAYOUTS = (colbert_v1, hf_colbert, hofstaetter, pylate, bge_m3, untrained)
+LAYOUTS = (colqwen2, colbert_v1, hf_colbert, hofstaetter, pylate, bge_m3, untrained)
 # Encoded once per load: a tokenizer that treats any of these differently is another tokenizer.
 PROBES = (
     "What is late interaction?",
@@ -55,6 +66,7 @@ class Checkpoint:
     assumed: tuple[str, ...] = ()
     choices: Choices = AS_MEANT  # by which it is not as its authors meant
     trained: bool = True  # whether anything but chance made the head
+    reader: PageReader | None = None  # of page images, for a model of such
 
 
 def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpoint:
@@ -74,6 +86,8 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
     built = layout.build(files, choices)
     if choices.projection != "trained" and built.trained and not isinstance(built.head, torch.nn.Identity):
         raise UsageError(f"{files.folder}: it has a trained projection, so there is no choice of another")
+    if choices.text_documents and built.spec.text_documents and built.reader is None:
+        raise UsageError(f"{files.folder}: its documents are texts, so there is no choice of them")
     if choices.base and files.has_weights:
         raise UsageError(f"{files.folder}: it has a tokenizer of its own, so there is no choice of a base")
     return Checkpoint(
@@ -89,6 +103,7 @@ def load_checkpoint(name: str = STARTER, choices: Choices = AS_MEANT) -> Checkpo
         assumed=_left(built.assumed, choices),
         choices=choices,
         trained=built.trained,
+        reader=built.reader,
     )
 
 

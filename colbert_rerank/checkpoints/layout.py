@@ -15,6 +15,8 @@ from colbert_rerank.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from colbert_rerank.checkpoints.page_network import PageReader
+
 _log = logging.getLogger(__name__)
 
 SHORTEST = 4  # tokens: [CLS], a marker, one of the text, [SEP]
@@ -29,6 +31,7 @@ class Choices:
     doc_skip: Literal["after-encode", "before-encode"] = "after-encode"
     base: str = ""  # where tokenizer and config.json are, of weights that come without
     projection: Literal["trained", "identity", "fresh"] = "trained"  # what makes vectors of hidden states
+    text_documents: bool = False  # for a model of page images: texts as documents all the same
 
     def stated(self) -> dict[str, Any]:
         """Those that were made, by name."""
@@ -42,7 +45,8 @@ class Built(NamedTuple):
     """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
 
     ``positions`` is the longest text the network reads, in tokens; ``tensors`` are those that scores depend on, by
-    name; ``assumed`` says in words what no file states; ``trained`` whether anything but chance made the head.
+    name; ``assumed`` says in words what no file states; ``trained`` whether anything but chance made the head;
+    ``reader`` is for page images.
     """
 
     spec: EncoderSpec
@@ -53,6 +57,7 @@ class Built(NamedTuple):
     tensors: Mapping[str, torch.Tensor]
     assumed: tuple[str, ...] = ()
     trained: bool = True
+    reader: PageReader | None = None
 
 
 def holds(tensors: Mapping[str, torch.Tensor], projection: str, backbone: str) -> bool:

@@ -58,6 +58,6 @@ def _from_hub(name: str) -> Path:
             raise CheckpointError(message) from None
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise CheckpointError(
-            f"model {name!r} is not in the local cache and the hub cannot be reached{offline}: {type(error).__name__}. "
-            "Copy the model's folder to this machine and give its path, or use the bundled one: --model starter"
+            f"model {name!r}: no such folder here, it is not in the local cache, and the hub cannot be reached"
+            f"{offline}: {type(error).__name__}. Copy the model's folder to this machine and give its path"
         ) from None

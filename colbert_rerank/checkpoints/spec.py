@@ -41,5 +41,6 @@ class EncoderSpec:
     aggregation: str = "sum"  # over the query's tokens; or "mean"
     skip_before: bool = False  # the document tokens of ``skip_ids`` are left out before the network, not after it
     first_row: int = 0  # rows before it are not kept, of queries and documents
+    text_documents: bool = True  # or page images only
     strip: bool = False  # white space around a text
     lowercase: bool = False  # texts, before the tokenizer sees them

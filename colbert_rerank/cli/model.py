@@ -114,7 +114,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "dimensions": spec.dim,
         "query": _text(checkpoint, spec.query),
         "expansion": added,
-        "document": _text(checkpoint, spec.document),
+        "document": _text(checkpoint, spec.document) if spec.text_documents else "a page image",
         "document tokens left out": skipped,
         "first rows left out": spec.first_row,
         "other rules": ", ".join(rules) or "none",
@@ -135,9 +135,9 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _text(checkpoint: Checkpoint, rules: TextRules) -> str:
-    before = " ".join(_token(checkpoint, i) for i in rules.prefix_ids)
-    after = " ".join(_token(checkpoint, i) for i in rules.suffix_ids)
-    return f"{before} .. {after}, at most {rules.length} tokens"
+    before = [_token(checkpoint, i) for i in rules.prefix_ids] + ([repr(rules.prompt)] if rules.prompt else [])
+    after = [_token(checkpoint, i) for i in rules.suffix_ids]
+    return f"{' '.join([*before, '..', *after])}, at most {rules.length} tokens"
 
 
 def _token(checkpoint: Checkpoint, token_id: int) -> str:

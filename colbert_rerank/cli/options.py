@@ -44,6 +44,7 @@ class ModelOptions:
     doc_skip: Any
     base: str
     projection: Any
+    text_documents: bool
 
     def load(self) -> Encoder:
         from colbert_rerank.cli.progress import working
@@ -52,7 +53,9 @@ class ModelOptions:
             from colbert_rerank.checkpoints import Choices
             from colbert_rerank.encoder import Encoder
 
-            choices = Choices(self.query_length, self.doc_length, self.doc_skip, self.base, self.projection)
+            choices = Choices(
+                self.query_length, self.doc_length, self.doc_skip, self.base, self.projection, self.text_documents
+            )
             return Encoder.load(self.model, device=self.device, dtype=self.compute_dtype, choices=choices)
 
 
@@ -214,6 +217,7 @@ def _model_options(command: F, name: Callable[[Any], Any]) -> F:
             show_default=True,
             help="identity: rank by hidden states, of a model without a token projection.",
         ),
+        option("--text-documents", is_flag=True, help="Texts as documents, of a model trained for page images."),
     )
 
 
@@ -350,7 +354,7 @@ def open_store(folder: Path) -> Store:
 
     Raises StoreNotFoundError where there are no documents to search.
     """
-    from colbert_rerank.cli.output import warn
+    from colbert_rerank.cli.output import warn_always
     from colbert_rerank.errors import StoreNotFoundError
     from colbert_rerank.store import Store
 
@@ -358,7 +362,7 @@ def open_store(folder: Path) -> Store:
     if not len(opened):
         raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
     if not opened.manifest.complete:
-        warn(
+        warn_always(
             f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
             f"holds {len(opened):,} documents",
             documents=len(opened),

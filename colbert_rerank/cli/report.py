@@ -40,7 +40,9 @@ def warn_of_gaps(reranker: Reranker) -> None:
     if report.empty:
         warn_always(f"{report.empty:,} {_queries(report.empty)} found no candidate", empty=report.empty)
     if cut := report.truncated_queries:
-        warn(f"{cut:,} {_queries(cut)} longer than the {length} tokens the model reads, cut", truncated_queries=cut)
+        warn_always(
+            f"{cut:,} {_queries(cut)} longer than the {length} tokens the model reads, cut", truncated_queries=cut
+        )
 
 
 def warn_of_coverage(result: Evaluation) -> None:

@@ -21,7 +21,7 @@ from colbert_rerank.cli.options import (
     ranking_options,
     store_model_options,
 )
-from colbert_rerank.cli.output import line_width, output_options, table, warn
+from colbert_rerank.cli.output import line_width, output_options, table, warn_always
 from colbert_rerank.cli.report import warn_of_gaps
 from colbert_rerank.errors import UsageError
 
@@ -72,7 +72,7 @@ def rerank(
     reranker = open_reranker(opened, model, missing, interpolate)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
-        warn("the first stage found nothing for this query")
+        warn_always("the first stage found nothing for this query")
         return
     warn_of_gaps(reranker)
     was = {d.doc_id: (rank, d.score) for rank, d in enumerate(ranking.first_stage, start=1)}

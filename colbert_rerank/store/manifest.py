@@ -64,7 +64,8 @@ class Manifest:
     @property
     def recipe(self) -> Recipe:
         """How the documents' fields became text; part of the document identity."""
-        return Recipe(tuple(self.document_identity["fields"]), self.document_identity["separator"])
+        stated = self.document_identity
+        return Recipe(tuple(stated["fields"]), stated["separator"], bool(stated.get("pages", False)))
 
     @property
     def rows(self) -> int:

@@ -90,6 +90,12 @@ class StoreWriter:
         if new != self.manifest:
             self._save(new.next())
 
+    def remember(self, **provenance: str) -> None:
+        """Note where something is now."""
+        known = self.manifest.provenance | provenance
+        if known != self.manifest.provenance:
+            self._save(self.manifest.next(provenance=known))
+
     def extend(self, origin: Origin) -> None:
         """Note that the store belongs to more indices than before."""
         if origin != self.manifest.origin:

@@ -46,7 +46,9 @@ new_index = section("An index to fill")
 @click.argument("source")
 @click.option("--store", required=True, type=FOLDER, help="The folder of the token store; made if it is not there.")
 @click.option("--fields", metavar="NAMES", default="title,text", show_default=True, help="Fields to encode, in order.")
-@click.option("--format", metavar="NAME", help="beir, jsonl, tsv or trec; needed for stdin, else found by content.")
+@click.option(
+    "--format", metavar="NAME", help="beir, jsonl, tsv, trec or pages; needed for stdin, else found by content."
+)
 @click.option("--id-field", metavar="NAME", help="Field of the document ids; by default _id, id or doc_id.")
 @click.option("--columns", metavar="NAMES", help="Columns of a TSV, such as id,url,title,text; - leaves one out.")
 @click.option("--qualified-ids", is_flag=True, help="Ids are INDEX/ID, to read one name over several indices.")
@@ -93,9 +95,10 @@ def ingest(
 ) -> None:
     """Put documents into a search index and a token store.
 
-    SOURCE is a BEIR folder, a JSONL, TSV or TREC file (gzipped or not), - for stdin, ir_datasets:ID, or
-    opensearch:INDEX, an index that exists already, which is only read. Without --opensearch the first stage is a BM25
-    index beside the store. An interrupted ingest goes on when the same command is run again.
+    SOURCE is a BEIR folder, a JSONL, TSV or TREC file (gzipped or not), - for stdin, ir_datasets:ID, images and PDF
+    files (for a model of page images), or opensearch:INDEX, an index that exists already, which is only read. Without
+    --opensearch the first stage is a BM25 index beside the store. An interrupted ingest goes on when the same command
+    is run again.
 
     \b
     Examples:
@@ -118,6 +121,7 @@ def ingest(
     read_from = found if isinstance(found, Index) else None
     first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
+    recipe = recipe._replace(pages=not encoder.checkpoint.spec.text_documents)
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
     told = not given("fields")
     with progress("documents", expected_documents(found)) as update, keeping(report):

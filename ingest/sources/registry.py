@@ -8,13 +8,14 @@ from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.lines import STDIN, numbered_lines
 from ingest.sources.irds import IrDatasetsSource
 from ingest.sources.jsonl import JsonlSource, beir_corpus, beir_source
+from ingest.sources.pages import PagesSource, is_pages
 from ingest.sources.source import Source, SourceOptions
 from ingest.sources.trec_text import TrecTextSource
 from ingest.sources.tsv import TsvSource
 from ingest.validation import InputReport
 
-KINDS = ("beir", "jsonl", "tsv", "trec", "ir_datasets", "opensearch")
-FILE_FORMATS = ("beir", "jsonl", "tsv", "trec")
+KINDS = ("beir", "jsonl", "tsv", "trec", "pages", "ir_datasets", "opensearch")
+FILE_FORMATS = ("beir", "jsonl", "tsv", "trec", "pages")
 
 _LINES = (".jsonl", ".ndjson", ".json", ".tsv")
 
@@ -23,6 +24,7 @@ _EXPECTED = """A source is one of:
   a file of one JSON object a line         jsonl
   a file of id <tab> text                  tsv
   a file or folder of TREC <DOC> text      trec
+  a file or folder of images and PDF       pages
   ir_datasets:ID                           ir_datasets
   opensearch:INDEX with --opensearch URL   opensearch
   -  (stdin) or a pipe, with --format jsonl|tsv|trec
@@ -64,6 +66,12 @@ def _file_source(kind: str, spec: str, options: SourceOptions, report: InputRepo
         if options.id_field is not None:
             raise UsageError(f"--id-field does not apply to TREC text ({spec}): its ids are in <DOCNO>")
         return TrecTextSource(spec, report)
+    if kind == "pages":
+        if options.id_field is not None:
+            raise UsageError(f"--id-field does not apply to pages ({spec}): their ids are their files' paths")
+        if spec == STDIN:
+            raise UsageError("pages are read from files, not from stdin")
+        return PagesSource(spec, report)
     if kind == "beir":
         return beir_source(spec, id_field=options.id_field, report=report)
     if spec != STDIN and Path(spec).is_dir():
@@ -83,6 +91,8 @@ def _kind_of(spec: str) -> str:
     if path.is_dir():
         if beir_corpus(path) is not None:
             return "beir"
+        if is_pages(path):
+            return "pages"
         _refuse_lines(path)
         if any(entry.is_file() or entry.is_dir() for entry in path.iterdir()):
             return "trec"
@@ -92,7 +102,7 @@ def _kind_of(spec: str) -> str:
         if colon:
             raise UsageError(f"unknown source type {scheme!r} in {spec!r}. {_EXPECTED}")
         raise InputError(f"no such file or folder. {_EXPECTED}", where=spec)
-    return _kind_of_file(spec)
+    return "pages" if is_pages(path) else _kind_of_file(spec)
 
 
 def _refuse_lines(folder: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from colbert_rerank.cli import output
 from colbert_rerank.cli.options import FirstStageOptions
 from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
+from colbert_rerank.store import manifest as manifests
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
 from tests.cli.terminal import invoke, logging_as_it_was
 from tests.collection import FakeIndex, documents, queries
@@ -97,7 +98,7 @@ def test_how_many_sampled_texts_were_equal_is_said(files: Files, monkeypatch: py
     other = ("--opensearch", "http://nowhere", "--index", "copy", "--allow-other-index")
     said = "of 20 sampled documents have the text they were encoded from in OpenSearch index 'copy' (uuid uuid-2)"
     assert invoke(*usual, *other).check().err.startswith(f"{files.store}: 20 {said}\n")
-    assert invoke(*usual, *other, "-q").check().err == ""
+    assert invoke(*usual, *other, "-q").check().err == "the first stage found nothing for this query\n"
     for doc_id in copy.asked[:2]:
         del copy.documents[doc_id]
     assert invoke(*usual, *other).check().err.startswith(f"Warning: {files.store}: 18 {said}; the others")
@@ -113,6 +114,23 @@ def test_what_changes_the_results_is_said_under_quiet_too(files: Files, tmp_path
         "1 candidate without vectors: left out",
         f"{QUERIES - 1} queries found no candidate",
     ]
+
+
+def test_a_store_that_is_not_whole_and_a_query_without_hits_are_said_under_quiet_too(
+    files: Files, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(files.store, store)
+    manifest = manifests.load(store)
+    manifests.save(store, manifest.next(complete=False))
+    done = invoke("rerank", "zxqv", "--store", store, "-q").check()
+    assert done.err.splitlines() == [
+        f"{store}: the last ingest was interrupted, is under way, or left documents out of the index; the store holds "
+        f"{DOCUMENTS} documents",
+        "the first stage found nothing for this query",
+    ]
+    done = invoke("rerank", "word " * 50, "--store", files.store, "-q").check()
+    assert "1 query longer than the 32 tokens the model reads, cut" in done.err
 
 
 def test_a_document_cannot_speak_to_the_terminal(files: Files, tmp_path: Path) -> None:

@@ -62,3 +62,25 @@ def test_scores(golden: Golden, queries: Rows, documents: Rows) -> None:
     scale = score_scale(want)
     np.testing.assert_allclose(np.array(got) / scale, want / scale, rtol=0, atol=SCORE_TOLERANCE)
     assert np.ptp(want, axis=1).min() > 100 * SCORE_TOLERANCE, "scores that hardly vary could not fail"
+
+
+def test_texts_without_a_token_are_what_stands_around_them(golden: Golden) -> None:
+    encoder, spec = golden.encoder, golden.encoder.checkpoint.spec
+    for text in ("", " \n", "\u200b\ufe0f"):
+        (tokens,), (rows,) = encoder.tokenize_documents([text]), encoder.encode_documents([text])
+        kept = [i for i in tokens.ids[spec.first_row :] if i not in spec.skip_ids]
+        assert rows.shape == (len(kept), spec.dim)
+        assert np.isfinite(rows).all()
+        assert np.isfinite(encoder.encode_queries([text])[0]).all()
+        assert tokens.truncated == 0
+
+
+def test_texts_past_the_limit_are_cut_there_and_no_sooner(golden: Golden) -> None:
+    encoder, spec = golden.encoder, golden.encoder.checkpoint.spec
+    (long,) = encoder.tokenize_documents(["the river and the old city " * 2000])
+    assert len(long.ids) == spec.document.length
+    assert long.truncated > 0
+    added = spec.expansion.count or 0 if spec.expansion else 0
+    (query,) = encoder.tokenize_queries(["the river and the old city " * 2000])
+    assert len(query.ids) == spec.query.length + added
+    assert np.isfinite(encoder.encode_tokens([long])[0]).all()

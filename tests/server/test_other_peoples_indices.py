@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.store import Store
+from ingest.first_stage import OpenSearchFirstStage
 from tests.cli.terminal import Result, invoke
 from tests.server.indices import count, make_index, put_documents, put_settings, source_of
 from tests.server.rest import call
@@ -61,6 +64,26 @@ def test_what_is_there_already_is_not_replaced_unasked(job: Job, index_name: str
     job.ingest(third, tmp_path / "c", *options, "--allow-other-index").check()
     assert source_of(job.url, index_name, "owned")["title"] == "mine"
     assert count(job.url, index_name) == 4
+
+
+def test_what_was_stored_and_not_yet_posted_replaces_nothing_either(job: Job, index_name: str, tmp_path: Path) -> None:
+    """What another put there between a lost server and the next attempt."""
+    make_index(job.url, index_name, mappings=TEXT)
+    source = corpus(tmp_path / "corpus", {"1": "white matter", "2": "tides and moon"})
+    options = ("--index", index_name, "--into-existing")
+    with patch.object(OpenSearchFirstStage, "post", side_effect=OpenSearchUnreachableError("gone")):
+        assert job.ingest(source, tmp_path / "store", *options).status == 1
+    assert len(Store.open(tmp_path / "store")) == 2
+    put_documents(job.url, index_name, {"2": {"title": "the owner's"}})
+    assert "another document '2'" in job.ingest(source, tmp_path / "store", *options).error
+    assert source_of(job.url, index_name, "2")["title"] == "the owner's"
+    done = job.ingest(source, tmp_path / "store", *options, "--on-error", "skip").check()
+    assert "Warning: 1 skipped: id taken in the index" in done.err
+    assert source_of(job.url, index_name, "1")["title"] == "white matter"
+    assert source_of(job.url, index_name, "2")["title"] == "the owner's"
+    changed = corpus(tmp_path / "corpus", {"1": "grey matter"})
+    assert "1 encoded" in job.ingest(changed, tmp_path / "store", *options).check().err
+    assert source_of(job.url, index_name, "1")["title"] == "grey matter", "what is ours may change"
 
 
 def test_the_same_documents_may_be_put_there_by_a_second_store(job: Job, index_name: str, tmp_path: Path) -> None:

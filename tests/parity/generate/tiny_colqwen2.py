@@ -21,14 +21,19 @@ PACKAGES = ("transformers", "tokenizers", "torch", "torchvision", "pillow", "num
 PAGES = tiny.HERE.parent / "pages"
 
 
-def encode_and_record(name: str, folder: Path) -> None:
-    """Encode the queries and the page images, one at a time and in float32 on the CPU; score all pairs."""
+def encode_and_record(name: str, folder: Path, images: Any = None) -> None:
+    """Encode the queries and the page images, one at a time and in float32 on the CPU; score all pairs.
+
+    ``images`` is the image processor, where it is not the one that transformers chooses.
+    """
     torch.set_num_threads(1)
     model = ColQwen2ForRetrieval.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager").eval()
     other = {p.dtype for p in model.parameters()} - {torch.float32}
     if other:
         raise SystemExit(f"expected float32 weights only, found {other}")
     processor = ColQwen2Processor.from_pretrained(folder)
+    if images is not None:
+        processor.image_processor = images
     queries, _ = tiny.texts()
     query_records, query_rows = [], []
     for query, text in queries.items():
