@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, IndexNotFoundError, StoreMismatchError
 from colbert_rerank.recipe import Recipe, fields_hash
-from colbert_rerank.store import Manifest, Store, StoreWriter, ids
+from colbert_rerank.store import Manifest, Store, StoreWriter, ids, layout
 from colbert_rerank.store.ids import IdIndex
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import BM25, Document, Index, Origin
 from ingest.first_stage import FirstStage, FirstStageOpener
 
@@ -78,22 +79,33 @@ def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: b
 class ForeignIndex:
     """An index to fill that is not ours: what its owner, or another store, has put there is not replaced unasked.
 
-    ``store`` tells which of its documents it has put there itself.
+    ``store`` tells what it has put there itself, as it was before this ingest.
     """
 
     def __init__(self, first_stage: FirstStage, store: Store) -> None:
         self._first_stage = first_stage
         self._store = store
-        self._posted = IdIndex(ids.build([s.columns for s in store.segments if s.entry.posted]))
+        self._posted = [segment for segment in store.segments if segment.entry.posted]
+        self._places = IdIndex(ids.build([segment.columns for segment in self._posted]))
 
     def taken(self, documents: Sequence[Document]) -> set[str]:
-        """The ids among these under which there is another document, not put there by this store."""
-        posted = self._posted.lookup([document.doc_id for document in documents]).found.tolist()
-        new = {d.doc_id: fields_hash(d.doc_id, d.fields) for d, own in zip(documents, posted, strict=True) if not own}
-        # what is stored may have been posted, too, before it could be noted
-        stored = {i: s.fields_hash for i, s in zip(new, self._store.describe(list(new)), strict=True) if s}
-        there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(list(new))}
-        return {doc_id for doc_id, held in there.items() if held not in (new[doc_id], stored.get(doc_id))}
+        """The ids of those to post under which there is another document than the store has put there."""
+        new = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in documents}
+        stored = {i: s for i, s in zip(new, self._store.describe(list(new)), strict=True) if s}
+        to_post = [i for i, h in new.items() if i not in stored or not stored[i].posted or stored[i].fields_hash != h]
+        # what is stored may have been posted before that could be noted; or only what was stored before it was
+        ours = {i: {new[i], *([stored[i].fields_hash] if i in stored else [])} for i in to_post}
+        for doc_id, before in zip(to_post, self._posted_hashes(to_post), strict=True):
+            ours[doc_id].add(before)
+        there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(to_post)}
+        return {doc_id for doc_id, held in there.items() if held not in ours[doc_id]}
+
+    def _posted_hashes(self, doc_ids: Sequence[str]) -> Iterator[bytes]:
+        """The hash of the fields that each document was last posted with; zeros, which is none, where it was not."""
+        at = self._places.lookup(doc_ids)
+        for found, number, ordinal in zip(at.found.tolist(), at.segments.tolist(), at.ordinals.tolist(), strict=True):
+            hashes = self._posted[number].columns.get(layout.FIELD_HASHES) if found else None
+            yield UNKNOWN if hashes is None else hashes[ordinal].tobytes()
 
     def refusal(self, doc_id: str) -> str:
         return (

@@ -86,6 +86,23 @@ def test_what_was_stored_and_not_yet_posted_replaces_nothing_either(job: Job, in
     assert source_of(job.url, index_name, "1")["title"] == "grey matter", "what is ours may change"
 
 
+def test_what_others_made_of_a_document_of_ours_is_theirs(job: Job, index_name: str, tmp_path: Path) -> None:
+    make_index(job.url, index_name, mappings=TEXT)
+    titles = {"1": "white matter", "2": "tides and moon", "3": "ice"}
+    options = ("--index", index_name, "--into-existing")
+    source = corpus(tmp_path / "corpus", titles)
+    job.ingest(source, tmp_path / "store", *options).check()
+    put_documents(job.url, index_name, {"2": {"title": "edited by the owner"}})
+    assert "(0 encoded" in job.ingest(source, tmp_path / "store", *options).check().err
+    assert source_of(job.url, index_name, "2")["title"] == "edited by the owner", "what has not changed is not sent"
+    corpus(source, titles | {"1": "grey matter", "2": "tides", "3": "edited by the owner"})
+    put_documents(job.url, index_name, {"3": {"title": "edited by the owner"}})
+    done = job.ingest(source, tmp_path / "store", *options, "--on-error", "skip").check()
+    assert "Warning: 1 skipped: id taken in the index" in done.err
+    assert source_of(job.url, index_name, "1")["title"] == "grey matter"
+    assert source_of(job.url, index_name, "2")["title"] == "edited by the owner"
+
+
 def test_the_same_documents_may_be_put_there_by_a_second_store(job: Job, index_name: str, tmp_path: Path) -> None:
     make_index(job.url, index_name, mappings=TEXT)
     source = corpus(tmp_path / "corpus", {"1": "white matter", "2": "tides and moon"})
