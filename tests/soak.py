@@ -2,8 +2,8 @@
 
     bash scripts/soak [--part 0.1] [--only WORD] [--output FILE]
 
-Each proof is recorded with its seed, size, duration and result in benchmarks/results/soak.json; a failure is recorded,
-and ends with exit status 1.
+Each proof is recorded with its seed, size, commit, duration and result in benchmarks/results/soak.json; a failure is
+recorded, and ends with exit status 1. With --only, the others stay recorded as they are.
 """
 
 from __future__ import annotations
@@ -62,13 +62,16 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
     logging.getLogger("colbert_rerank").addHandler(logging.NullHandler())  # damage warns by the thousand
-    rows = []
+    # what a shell puts into the background is deaf to Ctrl-C, and so would the victims be
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    rows = _kept(options.output, options.only)
+    commit = record.environment()["commit"]
     with OpenSearchNode() as node:
         for proof in proofs(node.url):
             if options.only not in proof.name:
                 continue
             n, began = max(1, round(proof.n * options.part)), time.monotonic()
-            row: dict[str, Any] = {"proof": proof.name, "n": n, "seed": options.seed}
+            row: dict[str, Any] = {"proof": proof.name, "n": n, "seed": options.seed, "commit": commit}
             try:
                 row |= {"report": proof.run(n, options.seed)._asdict(), "failure": None}
             except Exception:
@@ -77,6 +80,13 @@ def main() -> int:
             print(json.dumps(rows[-1]), flush=True)
             record.write(options.output, rows)
     return int(any(row["failure"] for row in rows))
+
+
+def _kept(path: Path, only: str) -> list[dict[str, Any]]:
+    """The recorded proofs that are not to be run again."""
+    if not only or not path.exists():
+        return []
+    return [row for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if only not in row["proof"]]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = 300
 AWAITED = 20  # lines of progress to wait for, at most, before a kill
 LATEST = 0.05  # seconds after the last of them
+ENOUGH = 5  # interrupts, of which one at least must come in the middle
 OPENSEARCH = "opensearch:"
 
 
@@ -104,6 +105,7 @@ def kill_ingest(
                 refilled += left == DOCUMENTS
                 held = 0
                 victim = Victim(model, folder / str(number + 1), given, url, index and f"{index}-{number + 1}")
+    assert midway or n < ENOUGH, "no interrupt came in the middle, so nothing was shown"
     return KillReport(n, midway, refilled)
 
 
