@@ -371,9 +371,9 @@ def _free(
 
 def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:
     """All are texts, or all are pages: `validated` has seen to that."""
-    pages = [read.document.page for read in reads if read.document.page is not None]
     if not reads:
         return []
+    pages = [read.document.page for read in reads if read.document.page is not None]
     return encoder.tokenize_pages(pages) if pages else encoder.tokenize_documents([read.text for read in reads])
 
 

@@ -135,7 +135,7 @@ def _left(assumed: Sequence[str], choices: Choices) -> tuple[str, ...]:
         ("document_length", "doc_maxlen"): choices.document_length,
     }
     dropped = tuple(name for names, length in chosen.items() if length is not None for name in names)
-    return tuple(line for line in assumed if not line.startswith(dropped)) if dropped else tuple(assumed)
+    return tuple(line for line in assumed if not line.startswith(dropped))
 
 
 def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from colbert_rerank.errors import InputError, MissingDependencyError
 from colbert_rerank.recipe import PAGE_DIGEST
 from colbert_rerank.types import Document
+from ingest.sources.source import visible_files
 from ingest.validation import InputReport
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _CHUNK = 1 << 20
 def is_pages(path: Path) -> bool:
     """Whether a file is an image or a PDF by its name, or a folder holds nothing else."""
     if path.is_dir():
-        found = list(_files(path))
+        found = list(visible_files(path))
         return bool(found) and all(is_pages(file) for file in found)
     return path.suffix.lower() in (*IMAGES, PDF)
 
@@ -46,7 +47,7 @@ class PagesSource:
 
     def __iter__(self) -> Iterator[Document]:
         root = Path(self.name)
-        for path in _files(root) if root.is_dir() else [root]:
+        for path in visible_files(root) if root.is_dir() else [root]:
             name = str(path.relative_to(root)) if root.is_dir() else path.name
             try:
                 yield from _pdf(path, name) if path.suffix.lower() == PDF else _image(path, name)
@@ -81,19 +82,20 @@ class PdfPage:
 
     def size(self) -> tuple[int, int]:
         with _reading(self.path), _opened(self.path) as pdf:
-            width, height = pdf[self.number].get_size()
-            return round(width * DPI / _POINTS), round(height * DPI / _POINTS)
+            return _pixels(pdf[self.number])
 
     def open(self) -> Image:
         with _reading(self.path), _opened(self.path) as pdf:
-            rendered: Image = pdf[self.number].render(scale=DPI / _POINTS).to_pil()
-            return rendered if rendered.size == self.size() else rendered.resize(self.size())
+            page = pdf[self.number]
+            size, rendered = _pixels(page), page.render(scale=DPI / _POINTS).to_pil()
+            found: Image = rendered if rendered.size == size else rendered.resize(size)
+            return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _pixels(page: Any) -> tuple[int, int]:
+    """Width and height of a PDF's page, as it is rendered."""
+    width, height = page.get_size()
+    return round(width * DPI / _POINTS), round(height * DPI / _POINTS)
 
 
 def _image(path: Path, name: str) -> Iterator[Document]:

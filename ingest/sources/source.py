@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from colbert_rerank.types import Document
@@ -25,12 +26,19 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Document]: ...
 
 
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, in order of path; none whose name, or whose folder's, begins with a dot."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """``None`` means: find out by looking at the content.
 
-    ``format`` is ``beir``, ``jsonl``, ``tsv`` or ``trec``; ``id_field`` names the field (or column) of the ids;
-    ``columns`` names the columns of a TSV, ``-`` for one to leave out.
+    ``format`` is ``beir``, ``jsonl``, ``tsv``, ``trec`` or ``pages``; ``id_field`` names the field (or column) of the
+    ids; ``columns`` names the columns of a TSV, ``-`` for one to leave out.
     """
 
     format: str | None = None

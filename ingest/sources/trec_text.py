@@ -12,6 +12,7 @@ from typing import Final
 from colbert_rerank.errors import InputError
 from colbert_rerank.lines import STDIN, numbered_lines, open_bytes, shown_name
 from colbert_rerank.types import Document
+from ingest.sources.source import visible_files
 from ingest.validation import InputReport
 
 _DOC_TAG = re.compile(r"(</?DOC(?:\s[^>]*)?>)", re.IGNORECASE)
@@ -56,9 +57,7 @@ class TrecTextSource:
         if self.name == STDIN or not Path(self.name).is_dir():
             yield self.name
             return
-        for path in sorted(Path(self.name).rglob("*")):
-            if not path.is_file() or any(part.startswith(".") for part in path.relative_to(self.name).parts):
-                continue
+        for path in visible_files(Path(self.name)):
             if holds_documents(str(path)):
                 yield str(path)
             else:
