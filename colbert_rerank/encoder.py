@@ -9,24 +9,30 @@ batches of a fixed size too. That is what makes a resumed ingest bit-identical t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.checkpoints import AS_MEANT, Checkpoint, Choices, load_checkpoint
+from colbert_rerank.checkpoints import AS_MEANT, PROBES, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
-from colbert_rerank.errors import NonFiniteError, UsageError
+from colbert_rerank.errors import CheckpointError, NonFiniteError, UsageError
 from colbert_rerank.types import PageImage
 
 if TYPE_CHECKING:
     import torch
 
+    from colbert_rerank.network import Network
+    from colbert_rerank.onnx_network import OnnxNetwork
+
 # Tokens in one forward pass: on a CPU more only spills the caches, on a GPU fewer leave it idle.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 8192}
 QUERY_BATCH = {"cpu": 1, "cuda": 32, "mps": 8}
 DTYPES = ("fp32", "fp16", "bf16")
+QUERY_BACKENDS = ("torch", "onnx")
+# Of a backend's query vectors, as a share of the longest: float32 gives 1e-6, another network far more.
+BACKEND_TOLERANCE = 1e-4
 
 
 class Tokens(NamedTuple):
@@ -49,23 +55,30 @@ class Encoder:
     checkpoint: Checkpoint
     device: torch.device
     dtype: str  # of the computation: "fp32", "fp16" or "bf16"
-    backbone: torch.nn.Module
-    head: torch.nn.Module
+    network: Network
+    query_network: OnnxNetwork | None = None  # for queries, in place of ``network``
 
     @staticmethod
     def load(
-        model: str | Checkpoint = "starter", *, device: str = "auto", dtype: str = "auto", choices: Choices = AS_MEANT
+        model: str | Checkpoint = "starter",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        choices: Choices = AS_MEANT,
+        query_backend: str = "torch",
     ) -> Encoder:
         """Load ``model`` onto ``device`` ("auto", "cpu", "cuda", "cuda:1", "mps").
 
-        ``dtype`` "auto" is fp32 on a CPU and fp16 on a GPU. Raises CheckpointError, and UsageError for a device that
-        is not there.
+        ``dtype`` "auto" is fp32 on a CPU and fp16 on a GPU. ``query_backend`` "onnx" encodes queries by ONNX Runtime:
+        for a CPU, in fp32; loading takes seconds longer. Raises CheckpointError, and UsageError for a device that is
+        not there.
         """
         import torch
 
+        from colbert_rerank.network import Network
+
         if not isinstance(model, str) and choices != AS_MEANT:
             raise UsageError("choices are made when a checkpoint is loaded: pass its name")
-        checkpoint = load_checkpoint(model, choices) if isinstance(model, str) else model
         where = _device(device)
         if dtype == "auto":
             dtype = "fp32" if where.type == "cpu" else "fp16"
@@ -73,13 +86,19 @@ class Encoder:
             raise UsageError(f"unknown dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
         if dtype == "fp16" and where.type == "cpu":
             raise UsageError("fp16 is slower than fp32 on a CPU: use fp32, or bf16 where the CPU has it")
+        if query_backend not in QUERY_BACKENDS:
+            raise UsageError(f"unknown query backend {query_backend!r}: expected {' or '.join(QUERY_BACKENDS)}")
+        if query_backend == "onnx" and (where.type, dtype) != ("cpu", "fp32"):
+            raise UsageError(f"the query backend onnx is for a CPU and fp32; this is {where.type} and {dtype}")
+        checkpoint = load_checkpoint(model, choices) if isinstance(model, str) else model
         kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-        backbone, head = checkpoint.backbone, checkpoint.head
+        network = Network(checkpoint.backbone, checkpoint.head, normalized=checkpoint.spec.normalize).eval()
         if dtype != "fp32" or where.type != "cpu":  # the checkpoint's own modules stay as they were loaded
             import copy
 
-            backbone, head = copy.deepcopy(backbone), copy.deepcopy(head)
-        return Encoder(checkpoint, where, dtype, backbone.to(where, kind), head.to(where, kind))
+            network = copy.deepcopy(network)
+        encoder = Encoder(checkpoint, where, dtype, network.to(where, kind))
+        return encoder._with_onnx() if query_backend == "onnx" else encoder
 
     @property
     def dim(self) -> int:
@@ -108,7 +127,7 @@ class Encoder:
         matrices: dict[int, npt.NDArray[np.float32]] = {}
         for positions, length in self._query_batches(tokens):
             batch = [tokens[i] for i in positions]
-            vectors = self._forward(batch, QUERY_BATCH[self.device.type], length).float().cpu().numpy()
+            vectors = self._forward_queries(batch, QUERY_BATCH[self.device.type], length)
             for i, rows in zip(positions, vectors, strict=False):  # blanks at the end have no position
                 matrices[i] = rows[first : len(tokens[i].ids)]
                 if not np.isfinite(matrices[i]).all():
@@ -192,33 +211,57 @@ class Encoder:
         """Vectors [T, dim] of one page."""
         import torch
 
-        reader, network = self.checkpoint.reader, self.backbone
+        reader = self.checkpoint.reader
         if reader is None or token.page is None:
             raise UsageError("these are tokens of a text")
         with torch.inference_mode():
-            vectors: torch.Tensor = self.head(network.page(reader.read(token.page.open())))  # type: ignore[operator]
-            return torch.nn.functional.normalize(vectors, dim=-1)
+            return self.network.page(reader.read(token.page.open()))
 
     def _prepared(self, text: str) -> str:
         spec = self.checkpoint.spec
         stripped = text.strip() if spec.strip else text
         return stripped.lower() if spec.lowercase else stripped
 
+    def _with_onnx(self) -> Encoder:
+        """With queries by ONNX Runtime. Raises CheckpointError where it gives other vectors than torch."""
+        from colbert_rerank.onnx_network import OnnxNetwork
+
+        other = replace(self, query_network=OnnxNetwork(self.network))
+        probes = [*PROBES, " ".join(PROBES * 4)]  # short ones, and one longer than an exporter's shortcuts hold for
+        for want, got in zip(self.encode_queries(probes), other.encode_queries(probes), strict=True):
+            if np.abs(got - want).max() > BACKEND_TOLERANCE * np.abs(want).max():
+                raise CheckpointError(
+                    f"{self.checkpoint.name}: ONNX Runtime gives other vectors than torch; use the query backend torch"
+                )
+        return other
+
+    def _forward_queries(self, batch: Sequence[Tokens], size: int, length: int) -> npt.NDArray[np.float32]:
+        """As `_forward`, in float32."""
+        if self.query_network is not None:
+            return self.query_network(*self._inputs(batch, size, length))
+        vectors: npt.NDArray[np.float32] = self._forward(batch, size, length).float().cpu().numpy()
+        return vectors
+
     def _forward(self, batch: Sequence[Tokens], size: int, length: int) -> torch.Tensor:
         """Vectors [size, length, dim] of a batch that is filled up to ``size`` texts of ``length`` tokens."""
         import torch
 
-        spec = self.checkpoint.spec
-        ids = torch.full((size, length), spec.pad_id)
+        ids, mask = self._inputs(batch, size, length)
+        with torch.inference_mode():
+            vectors: torch.Tensor = self.network(ids.to(self.device), mask.to(self.device))
+            return vectors
+
+    def _inputs(self, batch: Sequence[Tokens], size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and attention mask [size, length]."""
+        import torch
+
+        ids = torch.full((size, length), self.checkpoint.spec.pad_id)
         mask = torch.zeros(size, length, dtype=torch.long)
         mask[:, 0] = 1  # a blank attends to one token: softmax over none is NaN
         for row, token in enumerate(batch):
             ids[row, : len(token.ids)] = torch.tensor(token.ids)
             mask[row, : token.attended] = 1
-        with torch.inference_mode():
-            hidden = self.backbone(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state
-            vectors: torch.Tensor = self.head(hidden)
-            return torch.nn.functional.normalize(vectors, dim=-1) if spec.normalize else vectors
+        return ids, mask
 
 
 def _expanded(tokens: Tokens, expansion: Expansion, spec: EncoderSpec) -> Tokens:

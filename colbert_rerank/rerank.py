@@ -101,13 +101,23 @@ class Reranker:
         self.report = Report()
 
     @staticmethod
-    def open(store: str | Path, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> Reranker:
+    def open(
+        store: str | Path,
+        model: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        query_backend: str = "torch",
+    ) -> Reranker:
         """Open the store in a folder with the checkpoint it was made with; ``model`` says where that is now.
+
+        ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`.
 
         Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
         """
         opened = Store.open(store)
-        return Reranker(opened, encoder_of(opened, model, device=device, dtype=dtype))
+        encoder = encoder_of(opened, model, device=device, dtype=dtype, query_backend=query_backend)
+        return Reranker(opened, encoder)
 
     def rerank(
         self, query: str, candidates: Sequence[tuple[str, float]], *, fetch: Fetch | None = None
@@ -246,11 +256,18 @@ class Reranker:
         return _Timer(self.report.seconds.setdefault(stage, deque(maxlen=TIMES_KEPT)))
 
 
-def encoder_of(store: Store, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+def encoder_of(
+    store: Store,
+    model: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    query_backend: str = "torch",
+) -> Encoder:
     """The encoder that a store was made with, by name; ``model`` says where that is now. Raises CheckpointError."""
     name, choices = identity.made_with(store.manifest)
     try:
-        return Encoder.load(model or name, device=device, dtype=dtype, choices=choices)
+        return Encoder.load(model or name, device=device, dtype=dtype, choices=choices, query_backend=query_backend)
     except CheckpointError as error:
         if model:
             raise

@@ -152,7 +152,7 @@ def test_its_hidden_states_are_taken_where_that_is_asked_for(headless: Path, cap
     (tokens,) = encoder.tokenize_documents([TEXT])
     ids = torch.tensor([tokens.ids])
     with torch.inference_mode():
-        states = encoder.backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 1:]
+        states = encoder.network.backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 1:]
     np.testing.assert_allclose(rows, torch.nn.functional.normalize(states, dim=-1).numpy(), atol=1e-5)
     trained = load_checkpoint(str(CHECKPOINTS / "bge_m3"))
     assert encoder.dim == trained.spec.dim == HIDDEN

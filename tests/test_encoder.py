@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from colbert_rerank.checkpoints.spec import BUCKET
 from colbert_rerank.encoder import BATCH_TOKENS, Encoder, _batches
-from colbert_rerank.errors import NonFiniteError, UsageError
+from colbert_rerank.errors import CheckpointError, MissingDependencyError, NonFiniteError, UsageError
+from colbert_rerank.onnx_network import OnnxNetwork
 from tests.collection import queries, texts
 from tests.tiny import DIM, DOCUMENT_LENGTH, tiny_checkpoint, tiny_weights
 
@@ -253,6 +256,69 @@ def test_an_unknown_dtype_is_refused(tiny: Path) -> None:
         Encoder.load(str(tiny), device="cpu", dtype="int8")
 
 
+@pytest.fixture(scope="module")
+def onnx(tiny_encoder: Encoder) -> Encoder:
+    return Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(POOL, min_size=1, max_size=5))
+def test_queries_by_onnx_runtime_are_those_of_torch(onnx: Encoder, tiny_encoder: Encoder, texts: list[str]) -> None:
+    assert onnx.query_network is not None
+    assert onnx.tokenize_queries(texts) == tiny_encoder.tokenize_queries(texts)
+    for got, want in zip(onnx.encode_queries(texts), tiny_encoder.encode_queries(texts), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+def test_a_query_by_onnx_runtime_depends_on_itself_alone(onnx: Encoder) -> None:
+    together = onnx.encode_queries(REAL[-20:])
+    for text, rows in zip(REAL[-20:], together, strict=True):
+        np.testing.assert_array_equal(onnx.encode_queries([text])[0], rows)
+
+
+def test_documents_stay_with_torch(onnx: Encoder, tiny_encoder: Encoder) -> None:
+    for got, want in zip(onnx.encode_documents(REAL[:6]), tiny_encoder.encode_documents(REAL[:6]), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_queries_by_onnx_runtime_from_several_threads(onnx: Encoder) -> None:
+    texts = REAL[-20:] * 5
+    alone = onnx.encode_queries(texts)
+    with ThreadPoolExecutor(8) as pool:
+        for rows, want in zip(pool.map(lambda text: onnx.encode_queries([text])[0], texts), alone, strict=True):
+            np.testing.assert_array_equal(rows, want)
+
+
+def test_another_network_than_torch_has_is_refused(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = OnnxNetwork.__call__
+
+    def wrong(self: OnnxNetwork, ids: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[np.float32]:
+        vectors = right(self, ids, mask)
+        if ids.shape[1] > BUCKET:
+            vectors[0, 3, 0] += 0.001
+        return vectors
+
+    monkeypatch.setattr(OnnxNetwork, "__call__", wrong)
+    with pytest.raises(CheckpointError, match="ONNX Runtime gives other vectors than torch"):
+        Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
+
+
+def test_onnx_runtime_is_for_a_cpu_and_fp32(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="the query backend onnx is for a CPU and fp32; this is cpu and bf16"):
+        Encoder.load(str(tiny), device="cpu", dtype="bf16", query_backend="onnx")
+    with pytest.raises(UsageError, match="unknown query backend 'tensorrt': expected torch or onnx"):
+        Encoder.load(str(tiny), device="cpu", query_backend="tensorrt")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_onnx_runtime_its_absence_is_said(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match="pip install onnx onnxruntime"):
+        Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
+
+
 def test_bf16_is_close_and_not_the_same(tiny_encoder: Encoder) -> None:
     rough = Encoder.load(tiny_encoder.checkpoint, device="cpu", dtype="bf16")
     assert rough.dtype == "bf16"
@@ -261,7 +327,7 @@ def test_bf16_is_close_and_not_the_same(tiny_encoder: Encoder) -> None:
         cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1)
         assert cosines.min() > 0.95
     # and the checkpoint that both share is still float32
-    assert {p.dtype for p in tiny_encoder.backbone.parameters()} == {torch.float32}
+    assert {p.dtype for p in tiny_encoder.network.backbone.parameters()} == {torch.float32}
     np.testing.assert_array_equal(
         tiny_encoder.encode_queries(["a"])[0],
         Encoder.load(tiny_encoder.checkpoint, device="cpu").encode_queries(["a"])[0],

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from colbert_rerank.checkpoints.page_network import PageReader
 
-__all__ = ["AS_MEANT", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
+__all__ = ["AS_MEANT", "PROBES", "STARTER", "Checkpoint", "Choices", "EncoderSpec", "load_checkpoint"]
 
 # In order: what the weights show goes before what another file says of them.
 LAYOUTS = (colqwen2, colbert_v1, hf_colbert, hofstaetter, pylate, bge_m3, untrained)

@@ -94,6 +94,17 @@ def test_a_repeated_run_is_the_same_to_the_byte(files: Files, tmp_path: Path) ->
     assert max(int(row[3]) for row in rows) == 20
 
 
+def test_a_run_with_queries_by_onnx_runtime_is_the_same_but_for_last_digits(files: Files, tmp_path: Path) -> None:
+    run(files, tmp_path / "torch")
+    run(files, tmp_path / "onnx", "--query-backend", "onnx")
+    scores: dict[str, dict[tuple[str, str], float]] = {}
+    for name in ("torch", "onnx"):
+        rows = [line.split() for line in (tmp_path / name).read_text().splitlines()]
+        scores[name] = {(row[0], row[2]): float(row[4]) for row in rows}
+    assert scores["onnx"] == pytest.approx(scores["torch"], abs=1e-4, rel=0)
+    assert scores["onnx"] != scores["torch"], "to the bit, so that torch has encoded both"
+
+
 def test_topics_on_stdin_and_a_run_on_stdout(files: Files, tmp_path: Path) -> None:
     run(files, tmp_path / "run", "--tag", "mine")
     arguments = ("run", "--topics", "-", "--store", files.store, "--model", files.model, "--output", "-")

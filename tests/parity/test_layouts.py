@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import reference
 from tests.parity.cases import CASES, Golden, Rows, load, row_errors, score_scale
 
@@ -51,6 +52,15 @@ def test_ids(golden: Golden) -> None:
 def test_rows(golden: Golden, queries: Rows, documents: Rows, kind: str) -> None:
     for i, rows in enumerate(queries if kind == "queries" else documents):
         name, want = golden.record[kind][i]["name"], golden.rows[kind][i]
+        assert rows.shape == want.shape, name
+        assert row_errors(rows, want).max(initial=0) <= ROW_TOLERANCE, name
+
+
+def test_rows_of_queries_by_onnx_runtime(golden: Golden) -> None:
+    encoder = Encoder.load(golden.encoder.checkpoint, device="cpu", query_backend="onnx")
+    assert encoder.query_network is not None
+    for i, rows in enumerate(encoder.encode_queries(golden.texts("queries"))):
+        name, want = golden.record["queries"][i]["name"], golden.rows["queries"][i]
         assert rows.shape == want.shape, name
         assert row_errors(rows, want).max(initial=0) <= ROW_TOLERANCE, name
 
