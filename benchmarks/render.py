@@ -76,7 +76,7 @@ def query_encoding(data: dict[str, Any]) -> str:
             f"that follows at k = {data['k']} ({gain['together']:.1f} times; medians). Loading takes "
             f"{onnx['load_s']:.1f} s longer, so it is for services and long runs. It is compared with torch when it is "
             f"loaded, and refused where it differs; no score of {data['queries']} queries was further off than "
-            f"{data['greatest_score_difference']:.0e}. Documents are encoded by torch, which is as fast there.",
+            f"{data['greatest_score_difference']:.0e}. Documents are always encoded by torch.",
             source("query_encoding", data),
         ]
     )
