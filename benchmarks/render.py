@@ -87,11 +87,12 @@ def parity(data: dict[str, Any]) -> str:
         "The greatest differences from the other implementation, in float32 on a CPU (rows of vectors have length 1, "
         "or are divided by their greatest value; allowed are 1e-5, and 1e-4 for scores):",
         "",
-        "| checkpoints | layout | held against | rows | scores |",
-        "|---|---|---|---|---|",
+        "| checkpoints | layout | status | held against | rows | scores |",
+        "|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
-        cells = [row["checkpoints"], row["layout"], row["peer"], f"{row['row_error']:.0e}", f"{row['score_error']:.0e}"]
+        cells = [row["checkpoints"], row["layout"], row["status"], row.get("peer", "")]
+        cells += [f"{row[error]:.0e}" if error in row else "" for error in ("row_error", "score_error")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", source("parity", data, "../")])
 
