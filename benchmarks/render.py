@@ -70,8 +70,8 @@ def query_encoding(data: dict[str, Any]) -> str:
     gain = {name: torch[name]["median_ms"] / onnx[name]["median_ms"] for name in ("encode", "together")}
     return "\n".join(
         [
-            f"On a CPU, `--query-backend onnx` (`pip install onnx onnxruntime`) encodes a query {gain['encode']:.1f} times "
-            f"as fast as torch: {onnx['encode']['median_ms']:.1f} against {torch['encode']['median_ms']:.1f} ms, "
+            "On a CPU, `--query-backend onnx` (`pip install onnx onnxruntime`) encodes a query "
+            f"{gain['encode']:.1f} times as fast as torch: {onnx['encode']['median_ms']:.1f} against {torch['encode']['median_ms']:.1f} ms, "
             f"{onnx['together']['median_ms']:.1f} against {torch['together']['median_ms']:.1f} ms with MaxSim and all "
             f"that follows at k = {data['k']} ({gain['together']:.1f} times; medians). Loading takes "
             f"{onnx['load_s']:.1f} s longer, so it is for services and long runs. It is compared with torch when it is "
