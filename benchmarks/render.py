@@ -66,20 +66,20 @@ def speed(data: dict[str, Any]) -> str:
 
 
 def query_encoding(data: dict[str, Any]) -> str:
-    torch, onnx = data["rows"]
-    gain = {name: torch[name]["median_ms"] / onnx[name]["median_ms"] for name in ("encode", "together")}
-    return "\n".join(
-        [
-            "On a CPU, `--query-backend onnx` (`pip install onnx onnxruntime`) encodes a query "
-            f"{gain['encode']:.1f} times as fast as torch: {onnx['encode']['median_ms']:.1f} against {torch['encode']['median_ms']:.1f} ms, "
-            f"{onnx['together']['median_ms']:.1f} against {torch['together']['median_ms']:.1f} ms with MaxSim and all "
-            f"that follows at k = {data['k']} ({gain['together']:.1f} times; medians). Loading takes "
-            f"{onnx['load_s']:.1f} s longer, so it is for services and long runs. It is compared with torch when it is "
-            f"loaded, and refused where it differs; no score of {data['queries']} queries was further off than "
-            f"{data['greatest_score_difference']:.0e}. Documents are always encoded by torch.",
-            source("query_encoding", data),
-        ]
-    )
+    ms = {(row["backend"], part): row[part]["median_ms"] for row in data["rows"] for part in ("encode", "together")}
+    gain = {part: ms["torch", part] / ms["onnx", part] for part in ("encode", "together")}
+    load = next(row["load_s"] for row in data["rows"] if row["backend"] == "onnx")
+    lines = [
+        "On a CPU, `--query-backend onnx` (`pip install onnx onnxruntime`) encodes a query "
+        f"{gain['encode']:.1f} times as fast as torch: {ms['onnx', 'encode']:.1f} against "
+        f"{ms['torch', 'encode']:.1f} ms, {ms['onnx', 'together']:.1f} against {ms['torch', 'together']:.1f} ms with "
+        f"MaxSim and all that follows at k = {data['k']} ({gain['together']:.1f} times; medians). Loading takes "
+        f"{load:.1f} s longer, so it is for services and long runs. It is compared with torch when it is loaded, and "
+        f"refused where it differs; no score of {data['queries']} queries was further off than "
+        f"{data['greatest_score_difference']:.0e}. Documents are always encoded by torch.",
+        source("query_encoding", data),
+    ]
+    return "\n".join(lines)
 
 
 def parity(data: dict[str, Any]) -> str:
