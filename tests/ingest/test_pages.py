@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -23,14 +22,11 @@ from ingest.sources import SourceOptions, open_source
 from ingest.validation import InputReport
 from tests.cli.terminal import invoke
 from tests.collection import bm25_of
+from tests.pages import IDS, MODEL, PARITY, make_pages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PARITY = Path(__file__).parent.parent / "parity"
-MODEL = PARITY / "checkpoints" / "colqwen2"
-NAMES = ("a_exact", "b_rounded", "c_shrunk")
 RECIPE = Recipe(pages=True)
-IDS = ["report.pdf#1", "report.pdf#2", "report.pdf#3", "sub/scan.png"]
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +36,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A PDF of three pages, and an image below it."""
-    made = tmp_path / "pages"
-    (made / "sub").mkdir(parents=True)
-    first, *others = (Image.open(PARITY / "pages" / f"{name}.png").convert("RGB") for name in NAMES)
-    first.save(made / "report.pdf", save_all=True, append_images=others)
-    shutil.copy(PARITY / "pages" / "c_shrunk.png", made / "sub" / "scan.png")
-    return made
+    return make_pages(tmp_path / "pages")
 
 
 def store_of(folder: Path, store: Path, encoder: Encoder, report: IngestReport | None = None) -> Store:
