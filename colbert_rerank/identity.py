@@ -73,7 +73,7 @@ def provenance(encoder: Encoder) -> dict[str, Any]:
     return {
         "model": model_name(encoder),
         "choices": checkpoint.choices.stated(),
-        "assumed": list(checkpoint.assumed),
+        "assumed": dict(checkpoint.assumed),
         "device": encoder.device.type,
         "compute_dtype": encoder.dtype,
         "colbert_rerank": colbert_rerank.__version__,

@@ -7,8 +7,8 @@ a random layer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ PROBES = (
 class Checkpoint:
     """A loaded checkpoint: ids through ``backbone`` and ``head`` are vectors.
 
-    Both are float32 on the CPU; the encoder moves and casts them. ``assumed`` says in words what no file stated.
+    Both are float32 on the CPU; the encoder moves and casts them. ``assumed`` says what no file stated, by its name.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Checkpoint:
     head: torch.nn.Module
     tensor_hash: str  # of the tensors by name, not of files: the same weights in another container are the same
     tokenizer_hash: str
-    assumed: tuple[str, ...] = ()
+    assumed: Mapping[str, str] = field(default_factory=dict)
     choices: Choices = AS_MEANT  # by which it is not as its authors meant
     trained: bool = True  # whether anything but chance made the head
     reader: PageReader | None = None  # of page images, for a model of such
@@ -128,14 +128,14 @@ def _chosen(built: Built, files: Files, choices: Choices) -> EncoderSpec:
     return spec
 
 
-def _left(assumed: Sequence[str], choices: Choices) -> tuple[str, ...]:
+def _left(assumed: Mapping[str, str], choices: Choices) -> dict[str, str]:
     """What is still assumed where users have chosen lengths."""
     chosen = {
         ("query_length", "query_maxlen"): choices.query_length,
         ("document_length", "doc_maxlen"): choices.document_length,
     }
-    dropped = tuple(name for names, length in chosen.items() if length is not None for name in names)
-    return tuple(line for line in assumed if not line.startswith(dropped))
+    dropped = {name for names, length in chosen.items() if length is not None for name in names}
+    return {name: value for name, value in assumed.items() if name not in dropped}
 
 
 def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -47,7 +47,7 @@ def build(
     settings: Mapping[str, Any],
     markers: tuple[int, int],
     layout: str,
-    assumed: tuple[str, ...],
+    assumed: Mapping[str, str],
 ) -> Built:
     """From ``tensors`` of ``files``; tokenizer and config.json are those of ``base``, ``settings`` as colbert-ai names
     them: query_maxlen, doc_maxlen, mask_punctuation, attend_to_mask_tokens, similarity."""
@@ -57,7 +57,7 @@ def build(
     head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
     spec = _spec(files, base.tokenizer, settings, markers, len(tensors[PROJECTION]), positions)
     if prefix == ROTARY and not hasattr(config, "rotary_emb_base"):
-        assumed = (*assumed, "rotary_emb_base = 10000, the default of the authors' code")
+        assumed = {**assumed, "rotary_emb_base": "10000, the default of the authors' code"}
     ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
     fill(backbone, ours, folder, layout, prefix)
     return Built(spec, base.tokenizer, positions, backbone, head, tensors, assumed)

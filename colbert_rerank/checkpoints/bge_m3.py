@@ -57,11 +57,11 @@ def build(files: Files, choices: Choices) -> Built:
         first_row=1,
     )
     named = {f"colbert_linear.{n}": t for n, t in tensors.items()}
-    assumed = [f"{side}_length = {rules.length}, FlagEmbedding's default" for side in ("query", "document")]
+    assumed = {f"{side}_length": f"{rules.length}, FlagEmbedding's default" for side in ("query", "document")}
     if not tensors:
-        assumed.append("projection = identity, as was asked for: the token vectors were never trained to be compared")
-        _log.warning("%s: %s", folder, assumed[-1])
-    return Built(spec, tokenizer, positions, backbone, head, ours | named, tuple(assumed))
+        assumed["projection"] = "identity, as was asked for: the token vectors were never trained to be compared"
+        _log.warning("%s: projection: %s", folder, assumed["projection"])
+    return Built(spec, tokenizer, positions, backbone, head, ours | named, assumed)
 
 
 def _head(files: Files, hidden: int, choices: Choices) -> tuple[torch.nn.Module, dict[str, torch.Tensor], int]:

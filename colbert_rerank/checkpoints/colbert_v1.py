@@ -58,17 +58,17 @@ def build(files: Files, choices: Choices) -> Built:
     else:
         tensors, stated = _training_state(files)
         where = Files(locate(choices.base or _base(files, tensors)))
-    assumed = [f"{key} = {value!r}, v1's usage" for key, value in DEFAULTS.items() if key not in stated]
+    assumed = {key: f"{value!r}, v1's usage" for key, value in DEFAULTS.items() if key not in stated}
     query, document = (int(where.tokenizer.convert_tokens_to_ids(token)) for token in MARKERS)
     if where is not files:
-        assumed.append(f"tokenizer and config.json of {where.folder.name}")
+        assumed["tokenizer and config.json"] = f"those of {where.folder.name}"
         if query == where.tokenizer.unk_token_id and where.has_weights:
             query, document = _trained_markers(tensors, where, (query, document))
         elif query == where.tokenizer.unk_token_id:
-            assumed.append(f"markers {query} and {document}, as v1 looks them up; the weights of the base would tell")
-            _log.warning("%s: %s", files.folder, assumed[-1])
+            assumed["markers"] = f"{query} and {document}, as v1 looks them up; the weights of the base would tell"
+            _log.warning("%s: markers: %s", files.folder, assumed["markers"])
     return bert_colbert.build(
-        files, tensors, where, DEFAULTS | stated, (query, document), f"a {NAME} checkpoint", tuple(assumed)
+        files, tensors, where, DEFAULTS | stated, (query, document), f"a {NAME} checkpoint", assumed
     )
 
 

@@ -62,14 +62,14 @@ def build(files: Files, choices: Choices) -> Built:
         normalize=True,
         text_documents=choices.text_documents,
     )
-    assumed = [f"query_length = {QUERY_LENGTH}, where transformers cuts nothing"]
+    assumed = {"query_length": f"{QUERY_LENGTH}, where transformers cuts nothing"}
     if choices.text_documents:
-        assumed.append("texts as documents, rendered as queries: it was trained to find pages")
+        assumed["documents"] = "texts, as was asked for, rendered as queries: it was trained to find pages"
     network = PageNetwork(model.vlm, config.image_token_id, merge)
     positions_ = int(config.text_config.max_position_embeddings)
     reader = PageReader(files, merge) if files.has("preprocessor_config.json") else None
     return Built(
-        spec, tokenizer, positions_, network, model.embedding_proj_layer, files.tensors, tuple(assumed), reader=reader
+        spec, tokenizer, positions_, network, model.embedding_proj_layer, files.tensors, assumed, reader=reader
     )
 
 

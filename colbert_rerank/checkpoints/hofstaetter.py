@@ -53,9 +53,9 @@ def build(files: Files, choices: Choices) -> Built:
         normalize=False,
         similarity="dot",
     )
-    assumed = (
-        f"query_length = {QUERY_LENGTH}, before the {MASKS} [MASK], as in training",
-        f"document_length = {DOCUMENT_LENGTH}, as in training",
-        f"{config.n_heads} attention heads, DistilBERT's",
-    )
+    assumed = {
+        "query_length": f"{QUERY_LENGTH}, before the {MASKS} [MASK], as in training",
+        "document_length": f"{DOCUMENT_LENGTH}, as in training",
+        "attention heads": f"{config.n_heads}, DistilBERT's",
+    }
     return Built(spec, tokenizer, config.max_position_embeddings, backbone, head, tensors, assumed)

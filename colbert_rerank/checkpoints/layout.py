@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from colbert_rerank.checkpoints.files import Files
@@ -45,7 +46,7 @@ class Built(NamedTuple):
     """A network with its rules: ids through ``backbone`` and ``head`` are vectors, both in float32 on the CPU.
 
     ``positions`` is the longest text the network reads, in tokens; ``tensors`` are those that scores depend on, by
-    name; ``assumed`` says in words what no file states; ``trained`` whether anything but chance made the head;
+    name; ``assumed`` says what no file states, by its name; ``trained`` whether anything but chance made the head;
     ``reader`` is for page images.
     """
 
@@ -55,7 +56,7 @@ class Built(NamedTuple):
     backbone: torch.nn.Module
     head: torch.nn.Module
     tensors: Mapping[str, torch.Tensor]
-    assumed: tuple[str, ...] = ()
+    assumed: Mapping[str, str] = MappingProxyType({})
     trained: bool = True
     reader: PageReader | None = None
 
@@ -99,14 +100,18 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None, hidden: int, folder:
 
 def defaults_of(
     files: Files, name: str, stated: Mapping[str, object], defaults: Mapping[str, object], library: str
-) -> tuple[str, ...]:
+) -> dict[str, str]:
     """What the settings in the file ``name`` leave to the defaults of a library; a missing file is said aloud."""
-    assumed = [f"{key} = {value!r}" for key, value in defaults.items() if key not in stated]
+    assumed = {key: repr(value) for key, value in defaults.items() if key not in stated}
     if not files.has(name):
         _log.warning(
-            "%s: %s is missing, so %s's defaults are assumed: %s", files.folder, name, library, ", ".join(assumed)
+            "%s: %s is missing, so %s's defaults are assumed: %s",
+            files.folder,
+            name,
+            library,
+            ", ".join(f"{key} = {value}" for key, value in assumed.items()),
         )
-    return tuple(f"{line}, {library}'s default" for line in assumed)
+    return {key: f"{value}, {library}'s default" for key, value in assumed.items()}
 
 
 def check_lengths(folder: Path, lengths: Mapping[str, object], positions: int) -> None:

@@ -31,7 +31,7 @@ def build(files: Files, choices: Choices) -> Built:
     hidden = int(files.config["hidden_size"])
     drawn = torch.randn((DIM, hidden), generator=torch.Generator().manual_seed(SEED))
     head = {bert_colbert.PROJECTION: drawn * hidden**-0.5}
-    assumed = (f"a projection to {DIM} dimensions drawn at random (seed {SEED}), to be trained",)
+    assumed = {"projection": f"to {DIM} dimensions, drawn at random (seed {SEED}), to be trained"}
     settings = {**DEFAULTS, "doc_maxlen": min(DEFAULTS["doc_maxlen"], int(files.config["max_position_embeddings"]))}
     built = bert_colbert.build(files, named | head, files, settings, marker_ids(files, settings), NAME, assumed)
     return built._replace(trained=False)

@@ -48,8 +48,8 @@ def show(as_json: bool, model: ModelOptions) -> None:
         click.echo(f"{name.ljust(width)}  {value}")
     table("\nFiles", ["name", "bytes"], [[name, f"{size:,}"] for name, size in files.items()])
     click.echo("\nAssumed, because no file states it" if assumed else "\nNothing had to be assumed")
-    for line in assumed:
-        click.echo(f"  {line}")
+    for name, value in assumed.items():
+        click.echo(f"  {name}: {value}")
 
 
 @model.command(cls=Command)
@@ -130,7 +130,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
         },
-        "assumed": list(checkpoint.assumed),
+        "assumed": dict(checkpoint.assumed),
     }
 
 

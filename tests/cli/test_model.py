@@ -26,7 +26,7 @@ def test_it_shows_how_a_checkpoint_is_read(tiny: Path) -> None:
     assert facts["expansion"] == "[MASK], to the query's length, not attended"
     assert facts["files"]["model.safetensors"] == (tiny / "model.safetensors").stat().st_size
     assert facts["hash of tensors"] == load_checkpoint(str(tiny)).tensor_hash
-    assert facts["assumed"] == []
+    assert facts["assumed"] == {}
     text = invoke("model", "show", tiny).check().out
     assert all(f"{name} " in text and str(value) in text for name, value in facts.items() if name == "similarity")
     assert text.endswith("Nothing had to be assumed\n")
@@ -38,7 +38,7 @@ def test_it_shows_what_it_assumes(tmp_path: Path) -> None:
     done = invoke("model", "show", folder).check()
     assert "Warning: " in done.err
     assert "artifact.metadata is missing, so colbert-ai's defaults are assumed" in done.err
-    assert "  query_maxlen = 32, colbert-ai's default\n" in done.out
+    assert "  query_maxlen: 32, colbert-ai's default\n" in done.out
 
 
 def test_it_names_the_rules_of_other_layouts() -> None:
