@@ -118,4 +118,7 @@ class BulkError(OpenSearchError):
 
 
 class MissingDependencyError(ColbertRerankError):
-    pass
+    """``what`` needs optional packages, named as they are installed."""
+
+    def __init__(self, what: str, *packages: str) -> None:
+        super().__init__(f"{what} need {' and '.join(packages)}. Install with: pip install {' '.join(packages)}")

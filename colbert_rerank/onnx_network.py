@@ -30,9 +30,7 @@ class OnnxNetwork:
             import onnx  # noqa: F401  # torch's exporter needs it
             import onnxruntime
         except ImportError:
-            raise MissingDependencyError(
-                "the query backend onnx needs onnx and onnxruntime. Install them with pip install onnx onnxruntime"
-            ) from None
+            raise MissingDependencyError("queries by ONNX Runtime", "onnx", "onnxruntime") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that wait in a loop for the next query take the cores from MaxSim, which comes first.

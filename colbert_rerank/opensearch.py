@@ -241,7 +241,7 @@ def _aws_signer(connection: Connection) -> Any:
         import boto3
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
-        raise MissingDependencyError("AWS signatures need boto3; install it with: pip install boto3") from error
+        raise MissingDependencyError("AWS signatures", "boto3") from error
     try:
         credentials = boto3.Session().get_credentials()
     except BotoCoreError as error:

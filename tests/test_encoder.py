@@ -315,7 +315,10 @@ def test_without_onnx_runtime_its_absence_is_said(
     tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match="pip install onnx onnxruntime"):
+    with pytest.raises(
+        MissingDependencyError,
+        match="queries by ONNX Runtime need onnx and onnxruntime. Install with: pip install onnx onnxruntime",
+    ):
         Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
 
 

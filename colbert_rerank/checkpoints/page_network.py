@@ -65,13 +65,13 @@ def _image_processor() -> Any:
     try:
         import PIL  # noqa: F401
     except ImportError:
-        raise MissingDependencyError("page images need Pillow. Install it with pip install pillow") from None
+        raise MissingDependencyError("page images", "pillow") from None
     try:
         from transformers.image_processing_backends import PilBackend
         from transformers.image_utils import SizeDict
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
     except ImportError:
-        raise MissingDependencyError("page images need transformers 5 or newer") from None
+        raise MissingDependencyError("page images", "transformers>=5") from None
 
     class WidthFirst(Qwen2VLImageProcessorPil):  # type: ignore[misc]  # transformers has no types here
         def resize(self, image: Any, size: Any, resample: Any, factor: int, **_: Any) -> Any:

@@ -24,8 +24,7 @@ class IrDatasetsSource:
         try:
             import ir_datasets
         except ImportError as error:
-            message = "ir_datasets: sources need ir_datasets. Install it with pip install ir_datasets"
-            raise MissingDependencyError(message) from error
+            raise MissingDependencyError("ir_datasets: sources", "ir_datasets") from error
         self.kind: Final = "ir_datasets"
         self.name: Final = dataset_id
         try:

@@ -143,7 +143,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         import pypdfium2
     except ImportError:
-        raise MissingDependencyError("PDF pages need pypdfium2. Install it with pip install pypdfium2") from None
+        raise MissingDependencyError("PDF pages", "pypdfium2") from None
     pdf = pypdfium2.PdfDocument(path)
     try:
         yield pdf
@@ -155,5 +155,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise MissingDependencyError("page images need Pillow. Install it with pip install pillow") from None
+        raise MissingDependencyError("page images", "pillow") from None
     return Image
