@@ -310,7 +310,7 @@ def test_every_error_is_one_of_ours(opensearch_url: str) -> None:
 
 def test_aws_signatures_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(MissingDependencyError, match="AWS signatures need boto3. Install with: pip install boto3"):
+    with pytest.raises(MissingDependencyError, match=r"AWS signatures need boto3\. Install with: pip install boto3"):
         connect(Connection("https://h", aws_region="eu-west-1"))
 
 

@@ -317,7 +317,7 @@ def test_without_onnx_runtime_its_absence_is_said(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         MissingDependencyError,
-        match="queries by ONNX Runtime need onnx and onnxruntime. Install with: pip install onnx onnxruntime",
+        match=r"queries by ONNX Runtime need onnx and onnxruntime\. Install with: pip install onnx onnxruntime",
     ):
         Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
 
