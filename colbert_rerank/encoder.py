@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from colbert_rerank.checkpoints import AS_MEANT, PROBES, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
-from colbert_rerank.errors import CheckpointError, NonFiniteError, UsageError
+from colbert_rerank.errors import CheckpointError, InputError, NonFiniteError, UsageError
 from colbert_rerank.types import PageImage
 
 if TYPE_CHECKING:
@@ -122,8 +122,11 @@ class Encoder:
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """One matrix [Lq, dim] a text, expansion included. Raises NonFiniteError where it holds NaN or infinity."""
+        return self.encode_query_tokens(self.tokenize_queries(texts), texts)
+
+    def encode_query_tokens(self, tokens: Sequence[Tokens], texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """As `encode_queries`, for tokenized queries; ``texts`` are only for messages."""
         first = self.checkpoint.spec.first_row
-        tokens = self.tokenize_queries(texts)
         matrices: dict[int, npt.NDArray[np.float32]] = {}
         for positions, length in self._query_batches(tokens):
             batch = [tokens[i] for i in positions]
@@ -153,16 +156,25 @@ class Encoder:
     def encode_tokens(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
     ) -> list[npt.NDArray[np.floating]]:
-        """As `encode_documents`, for tokenized documents; cast on the device to ``dtype``, float16 or float32."""
+        """As `encode_documents`, for tokenized documents; cast on the device to ``dtype``, float16 or float32.
+
+        Raises NonFiniteError where a document's vectors hold NaN or infinity.
+        """
         matrices: dict[int, npt.NDArray[np.floating]] = {}
         for batch in self.encode_batches(tokens, dtype):
             matrices.update(batch)
+        for i, matrix in matrices.items():
+            if not np.isfinite(matrix).all():
+                raise NonFiniteError(f"document number {i}: its vectors hold NaN or infinity")
         return [matrices[i] for i in range(len(tokens))]
 
     def encode_batches(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
     ) -> Iterator[dict[int, npt.NDArray[np.floating]]]:
-        """As `encode_tokens`, one forward pass after another: the matrices of its documents by their positions."""
+        """As `encode_tokens`, one forward pass after another: the matrices of its documents by their positions.
+
+        Whether they are finite is for the caller to look at.
+        """
         import torch
 
         spec = self.checkpoint.spec
@@ -201,7 +213,11 @@ class Encoder:
         room = rules.length - len(rules.prefix_ids) - len(rules.suffix_ids)
         out = []
         plain = [self._prepared(rules.prompt + text) for text in texts]
-        for encoding in self.checkpoint.tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=False):
+        try:
+            encodings = self.checkpoint.tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=False)
+        except TypeError:  # of Rust, which cannot hold them
+            raise InputError("a text is no string, or holds half of a surrogate pair, which is no character") from None
+        for encoding in encodings:
             text = [i for i in encoding.ids if i not in leave_out] if leave_out else encoding.ids
             ids = [*rules.prefix_ids, *text[:room], *rules.suffix_ids]
             out.append(Tokens(ids, len(ids), max(0, len(text) - room)))

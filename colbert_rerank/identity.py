@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import colbert_rerank
 from colbert_rerank.checkpoints import STARTER, Checkpoint, Choices
 from colbert_rerank.checkpoints.spec import TextRules
@@ -21,6 +23,8 @@ from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest
 
+FINGERPRINT = "fingerprint"
+FINGERPRINT_TOLERANCE = 1e-3  # as a share of the greatest: other machines and versions give 1e-5
 LISTED = 8  # of a longer list, such as that of tokens to skip, only the number is shown
 # The packages whose versions may move a vector's last bits.
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
@@ -31,6 +35,7 @@ def query_identity(checkpoint: Checkpoint) -> dict[str, Any]:
     known = {
         "tensors": checkpoint.tensor_hash,
         "tokenizer": checkpoint.tokenizer_hash,
+        FINGERPRINT: list(checkpoint.fingerprint),
         "dim": spec.dim,
         **_rules("query", spec.query),
         "normalize": spec.normalize,
@@ -55,6 +60,7 @@ def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         "fields": list(recipe.fields),
         "separator": recipe.separator,
         **({"pages": True} if recipe.pages else {}),
+        **({"page_settings": checkpoint.reader.settings} if recipe.pages and checkpoint.reader else {}),
     }
 
 
@@ -72,7 +78,7 @@ def provenance(encoder: Encoder) -> dict[str, Any]:
     checkpoint = encoder.checkpoint
     return {
         "model": model_name(encoder),
-        "choices": checkpoint.choices.stated(),
+        "choices": choices_made(encoder),
         "assumed": dict(checkpoint.assumed),
         "device": encoder.device.type,
         "compute_dtype": encoder.dtype,
@@ -85,8 +91,17 @@ def provenance(encoder: Encoder) -> dict[str, Any]:
 
 def model_name(encoder: Encoder) -> str:
     """By which the model is found again: as it was given, or its folder."""
-    name = encoder.checkpoint.name
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+    return _placed(encoder.checkpoint.name)
+
+
+def choices_made(encoder: Encoder) -> dict[str, Any]:
+    """What was chosen about the model; the base as it is found again."""
+    stated = encoder.checkpoint.choices.stated()
+    return {name: _placed(value) if name == "base" else value for name, value in stated.items()}
+
+
+def _placed(name: str) -> str:
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().is_dir() else name
 
 
 def made_with(manifest: Manifest) -> tuple[str, Choices]:
@@ -102,6 +117,12 @@ def described(manifest: Manifest) -> str:
     return ", ".join([f"model {model!r}", *(f"{name} {value}" for name, value in choices.stated().items())])
 
 
+def _same(name: str, stored: Any, given: Any) -> bool:
+    if name == FINGERPRINT and isinstance(stored, list) and len(stored) == len(given or ()):
+        return bool(np.allclose(stored, given, rtol=0, atol=FINGERPRINT_TOLERANCE * np.abs(given).max()))
+    return bool(stored == given)
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list) and len(value) > LISTED:
         return f"{len(value)} of them"
@@ -110,11 +131,11 @@ def _shown(value: object) -> str:
 
 def check(store: Path, what: str, stored: dict[str, Any], given: dict[str, Any], advice: str) -> None:
     """Raises StoreMismatchError where the two identities differ, naming each difference with both sides."""
-    if stored == given:
+    names = sorted(stored.keys() | given.keys())
+    other = [name for name in names if not _same(name, stored.get(name), given.get(name))]
+    if not other:
         return
-    sides = [
-        f"{name}: the store has {_shown(stored.get(name))}, this run {_shown(given.get(name))}"
-        for name in sorted(stored.keys() | given.keys())
-        if stored.get(name) != given.get(name)
-    ]
+    if "tensors" in other:  # which says it already
+        other = [name for name in other if name != FINGERPRINT]
+    sides = [f"{name}: the store has {_shown(stored.get(name))}, this run {_shown(given.get(name))}" for name in other]
     raise StoreMismatchError(f"{store}: made with another {what} ({'; '.join(sides)}). {advice}")

@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import reference
 
@@ -40,9 +42,17 @@ class Comparison(NamedTuple):
 
 def reference_scores(model: str) -> list[ReferenceScores]:
     """What is known of a model: by its name, or by the last two parts of its folder."""
-    text = (files("colbert_rerank") / "data" / "reference_scores.json").read_text(encoding="utf-8")
     names = {model, "/".join(Path(model).absolute().parts[-2:])}
-    return [known for known in (ReferenceScores(**entry) for entry in json.loads(text)) if names & set(known.models)]
+    return [known for known in _all() if names & set(known.models)]
+
+
+def known_models() -> list[str]:
+    return sorted({model for known in _all() for model in known.models})
+
+
+def _all() -> list[ReferenceScores]:
+    text = (files("colbert_rerank") / "data" / "reference_scores.json").read_text(encoding="utf-8")
+    return [ReferenceScores(**entry) for entry in json.loads(text)]
 
 
 def compare(encoder: Encoder, known: ReferenceScores) -> Comparison:
@@ -51,4 +61,5 @@ def compare(encoder: Encoder, known: ReferenceScores) -> Comparison:
     (query,) = encoder.encode_queries([known.query])
     documents = encoder.encode_documents(known.documents)
     ours = [reference.maxsim(query, d, spec.similarity, spec.aggregation) for d in documents]
-    return Comparison(known, ours, max(abs(a - b) / abs(b) for a, b in zip(ours, known.scores, strict=True)))
+    errors = np.abs(np.subtract(ours, known.scores)) / np.abs(known.scores)
+    return Comparison(known, ours, float(errors.max()))  # NumPy's maximum, unlike Python's, of NaN is NaN

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -105,18 +105,20 @@ class Reranker:
         store: str | Path,
         model: str | None = None,
         *,
+        base: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         query_backend: str = "torch",
     ) -> Reranker:
-        """Open the store in a folder with the checkpoint it was made with; ``model`` says where that is now.
+        """Open the store in a folder with the checkpoint it was made with.
 
+        ``model`` says where that is now, and ``base`` where the model of its tokenizer is, if it has none of its own.
         ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`.
 
         Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
         """
         opened = Store.open(store)
-        encoder = encoder_of(opened, model, device=device, dtype=dtype, query_backend=query_backend)
+        encoder = encoder_of(opened, model, base=base, device=device, dtype=dtype, query_backend=query_backend)
         return Reranker(opened, encoder)
 
     def rerank(
@@ -161,8 +163,9 @@ class Reranker:
             self.report.empty += 1
             return []
         with self._timed("encode"):
-            self.report.truncated_queries += self.encoder.tokenize_queries([query.text])[0].truncated > 0
-            Q = self.encoder.encode_queries([query.text])[0]
+            tokens = self.encoder.tokenize_queries([query.text])
+            self.report.truncated_queries += tokens[0].truncated > 0
+            (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
         with self._timed("gather"):
             gathered = self.store.gather(ids)
         with self._timed("score"):
@@ -260,19 +263,23 @@ def encoder_of(
     store: Store,
     model: str | None = None,
     *,
+    base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     query_backend: str = "torch",
 ) -> Encoder:
-    """The encoder that a store was made with, by name; ``model`` says where that is now. Raises CheckpointError."""
+    """The encoder that a store was made with; ``model`` and ``base`` say where they are now. Raises CheckpointError."""
     name, choices = identity.made_with(store.manifest)
+    if base is not None:
+        choices = replace(choices, base=base)
     try:
         return Encoder.load(model or name, device=device, dtype=dtype, choices=choices, query_backend=query_backend)
     except CheckpointError as error:
-        if model:
+        if model and (base or not choices.base):
             raise
+        where = "--model" if not choices.base else f"--model, and where its base {choices.base!r} is with --base"
         raise CheckpointError(
-            f"{store.folder}: it was made with the model {name!r}. {error}. Where it is now, say with --model"
+            f"{store.folder}: it was made with the model {name!r}. {error}. Where it is now, say with {where}"
         ) from None
 
 

@@ -1,20 +1,21 @@
-"""Whether a store takes an ingest: of the same model, recipe, dtype and index as those before."""
+"""What a store takes: an ingest of the same model, recipe, dtype and index as those before; and which documents."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, IndexNotFoundError, StoreMismatchError
+from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputError, StoreMismatchError
 from colbert_rerank.recipe import Recipe, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, ids, layout
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import BM25, Document, Index, Origin
 from ingest.first_stage import FirstStage, FirstStageOpener
+from ingest.validation import InputReport
 
 
 def new_manifest(
@@ -45,8 +46,9 @@ def is_empty(manifest: Manifest) -> bool:
     return not any(segment.documents for segment in manifest.segments)
 
 
-def check_trained(encoder: Encoder) -> None:
-    """Raises CheckpointError for a model whose vectors mean nothing yet."""
+def check_encoder(encoder: Encoder, recipe: Recipe) -> None:
+    """Raises UsageError for a model that reads no such documents, CheckpointError for one that no one has trained."""
+    encoder.tokenize_pages([]) if recipe.pages else encoder.tokenize_documents([])
     if not encoder.checkpoint.trained:
         raise CheckpointError(
             f"{encoder.checkpoint.name}: its projection was drawn at random and is not trained, so a store of its "
@@ -88,8 +90,8 @@ class ForeignIndex:
         self._posted = [segment for segment in store.segments if segment.entry.posted]
         self._places = IdIndex(ids.build([segment.columns for segment in self._posted]))
 
-    def taken(self, documents: Sequence[Document]) -> set[str]:
-        """The ids of those to post under which there is another document than the store has put there."""
+    def taken(self, documents: Sequence[Document]) -> dict[str, str]:
+        """Of those to post under whose id there is another document than the store has put there, by id, why not."""
         new = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in documents}
         stored = {i: s for i, s in zip(new, self._store.describe(list(new)), strict=True) if s}
         to_post = [i for i, h in new.items() if i not in stored or not stored[i].posted or stored[i].fields_hash != h]
@@ -98,7 +100,13 @@ class ForeignIndex:
         for doc_id, before in zip(to_post, self._posted_hashes(to_post), strict=True):
             ours[doc_id].add(before)
         there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(to_post)}
-        return {doc_id for doc_id, held in there.items() if held not in ours[doc_id]}
+        index = binding.named(self._first_stage.origin)
+        return {
+            doc_id: f"{index} has another document {doc_id!r} already, which would be replaced. Give this one "
+            "another id, or pass --allow-other-index to let it be replaced"
+            for doc_id, held in there.items()
+            if held not in ours[doc_id]
+        }
 
     def _posted_hashes(self, doc_ids: Sequence[str]) -> Iterator[bytes]:
         """The hash of the fields that each document was last posted with; zeros, which is none, where it was not."""
@@ -106,12 +114,6 @@ class ForeignIndex:
         for found, number, ordinal in zip(at.found.tolist(), at.segments.tolist(), at.ordinals.tolist(), strict=True):
             hashes = self._posted[number].columns.get(layout.FIELD_HASHES) if found else None
             yield UNKNOWN if hashes is None else hashes[ordinal].tobytes()
-
-    def refusal(self, doc_id: str) -> str:
-        return (
-            f"{binding.named(self._first_stage.origin)} has another document {doc_id!r} already, which would be "
-            "replaced. Give this one another id, or pass --allow-other-index to let it be replaced"
-        )
 
 
 def check_index(
@@ -148,3 +150,32 @@ def check_index(
     if compared:
         binding.check_copy(Store(folder, manifest), compared)
     writer.rebind(wanted, index_name)
+
+
+def unreadable(chunk: Sequence[tuple[Document, str]], encoder: Encoder) -> dict[str, str]:
+    """Of pages that the model does not read, by id, why not."""
+    found = {}
+    for document, _ in chunk:
+        try:
+            if document.page is not None:
+                encoder.tokenize_pages([document.page])
+        except InputError as error:
+            found[document.doc_id] = str(error)
+    return found
+
+
+def without(
+    chunk: list[tuple[Document, str]], refused: Mapping[str, str], cause: str, report: InputReport
+) -> tuple[list[tuple[Document, str]], InputError | None]:
+    """Without the documents ``refused``, by id with the reason: up to the first, with its error, or all others."""
+    kept = []
+    for document, text in chunk:
+        if document.doc_id not in refused:
+            kept.append((document, text))
+            continue
+        report.accepted -= 1
+        try:
+            report.refuse(cause, refused[document.doc_id], document.where)
+        except InputError as error:
+            return kept, error
+    return kept, None

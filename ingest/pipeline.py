@@ -36,12 +36,14 @@ from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
 from ingest.admission import (
     ForeignIndex,
+    check_encoder,
     check_identity,
     check_index,
-    check_trained,
     is_empty,
     new_manifest,
     open_first_stage,
+    unreadable,
+    without,
 )
 from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, FirstStageOpener, Posting
@@ -135,12 +137,12 @@ def ingest(
     BulkError, at the end, where the first stage refused documents. All that was encoded is stored at KeyboardInterrupt,
     too, and when the first stage is lost.
     """
-    check_trained(encoder)
+    check_encoder(encoder, recipe)
     with writing(folder, new_manifest(encoder, recipe, dtype)) as writer:
         empty = is_empty(writer.manifest)
         if not empty:
             check_identity(writer, encoder, recipe, dtype)
-            writer.remember(model=identity.model_name(encoder))
+            writer.remember(model=identity.model_name(encoder), choices=identity.choices_made(encoder))
         stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
         origin = stage.origin if stage else index.origin if index else None
         if empty:  # a first ingest that failed does not bind the next one
@@ -325,9 +327,14 @@ def _works(
             broken = error
         if not chunk:
             break
+        refused = {}
         if foreign:
-            chunk, taken = _free(chunk, foreign, report.input)
-            broken = taken or broken
+            refused["id taken in the index"] = foreign.taken([document for document, _ in chunk])
+        if encoder.checkpoint.reader:
+            refused["unreadable page"] = unreadable(chunk, encoder)
+        for cause, why in refused.items():
+            chunk, refusal = without(chunk, why, cause, report.input)
+            broken = refusal or broken
         fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
             ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0]))
@@ -349,24 +356,6 @@ def _works(
         yield work
     if broken:
         raise broken
-
-
-def _free(
-    chunk: list[tuple[Document, str]], foreign: ForeignIndex, report: InputReport
-) -> tuple[list[tuple[Document, str]], InputError | None]:
-    """Without documents that would replace others: up to the first, with its error, or all those that are none."""
-    taken = foreign.taken([document for document, _ in chunk])
-    free = []
-    for document, text in chunk:
-        if document.doc_id not in taken:
-            free.append((document, text))
-            continue
-        report.accepted -= 1
-        try:
-            report.refuse("id taken in the index", foreign.refusal(document.doc_id), document.where)
-        except InputError as error:
-            return free, error
-    return free, None
 
 
 def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from colbert_rerank.checkpoints import Checkpoint, load_checkpoint
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError
+from colbert_rerank.errors import CheckpointError, StoreMismatchError
+from colbert_rerank.identity import check, query_identity
 from tests.collection import texts
-from tests.tiny import DIM, HIDDEN, TOKENIZER_FILES
+from tests.tiny import DIM, HIDDEN, TOKENIZER_FILES, tiny_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +103,36 @@ def as_jina(source: Path, **values: object) -> Change:
         state("config.json", **values)(folder)
 
     return apply
+
+
+def in_parts(places: object) -> Change:
+    """The weights in two files, and the index that says ``places`` of them."""
+
+    def apply(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        save_file({"linear.weight": found.pop("linear.weight")}, folder / "b.safetensors")
+        save_file(found, folder / "a.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(places), encoding="utf-8")
+
+    return apply
+
+
+def special(name: str, token: object) -> Change:
+    def apply(folder: Path) -> None:
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            state(file, **{name: token})(folder)
+
+    return apply
+
+
+def longer_vocabulary(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["model"]["vocab"]["onemoreword"] = len(data["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+WHOLE = dict.fromkeys(tiny_weights(), "a.safetensors") | {"linear.weight": "b.safetensors"}
 
 
 class RunsCode:
@@ -205,6 +237,51 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "length-too-short": (state("artifact.metadata", doc_maxlen=3), "doc_maxlen must be 4 to 128, it is 3"),
     "length-past-the-positions": (state("artifact.metadata", doc_maxlen=129), "doc_maxlen must be 4 to 128"),
     "length-null": (state("artifact.metadata", doc_maxlen=None), "doc_maxlen must be 4 to 128, it is None"),
+    "another-interaction": (state("artifact.metadata", interaction="flipr"), "says interaction 'flipr', which is not"),
+    "rectified": (state("artifact.metadata", relu=True), "artifact.metadata says relu True, which is not MaxSim"),
+    "switch-a-word": (state("artifact.metadata", mask_punctuation="no"), "mask_punctuation must be true or false"),
+    "switch-a-number": (state("artifact.metadata", attend_to_mask_tokens=0), "attend_to_mask_tokens must be true"),
+    "mask-unknown": (special("mask_token", "[UNK]"), r"mask_token '\[UNK\]' is no token of its vocabulary"),
+    "pad-null": (special("pad_token", None), "pad_token None is no token of its vocabulary"),
+    "mask-beyond-the-embeddings": (special("mask_token", "[NOPE]"), "other tokens, among them|ids up to 30522"),
+    "tokenizer-a-list": (put("tokenizer.json", b"[]"), "no usable tokenizer"),
+    "tokenizer-empty": (put("tokenizer.json", b"{}"), "no usable tokenizer"),
+    "tokenizer-with-a-word-more": (longer_vocabulary, r"ids up to 30522, and .*word_embeddings.weight is of 30522"),
+    "case-told-twice": (
+        state("tokenizer_config.json", do_lower_case=False),
+        "says do_lower_case False, tokenizer.json",
+    ),
+    "heads-that-do-not-divide": (state("config.json", num_attention_heads=5), "cannot be read as a checkpoint of"),
+    "unknown-activation": (state("config.json", hidden_act="foo"), "cannot be read as a checkpoint of the layout HF"),
+    "size-a-word": (state("config.json", hidden_size="32"), "Field 'hidden_size' expected int, got str"),
+    "decoder": (state("config.json", is_decoder=True), "config.json says is_decoder"),
+    "quantized": (state("config.json", quantization_config={"bits": 4}), "config.json says quantization_config"),
+    "relative-positions": (state("config.json", position_embedding_type="relative_key"), "needs 'absolute'"),
+    "integers": (
+        tensors(lambda t: t.update({"linear.weight": (t["linear.weight"] * 9).to(torch.int8)})),
+        "linear.weight is torch.int8; expected the weights as they were trained, not quantized",
+    ),
+    "not-a-number": (
+        tensors(lambda t: t["linear.weight"].fill_(float("nan"))),
+        "vectors are all zeros, or not finite",
+    ),
+    "zeros": (tensors(lambda t: t["linear.weight"].zero_()), "vectors are all zeros, or not finite"),
+    "git-lfs": (
+        put("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "model.safetensors only says where git keeps the weights; fetch them with git lfs pull",
+    ),
+    "index-empty": (in_parts({}), "no weight_map, which says in what files the tensors lie"),
+    "index-a-list": (in_parts({"weight_map": ["a"]}), "no weight_map"),
+    "index-of-numbers": (in_parts({"weight_map": WHOLE | {"linear.weight": 2}}), "it names 2, which is no path"),
+    "index-that-leads-out": (
+        in_parts({"weight_map": WHOLE | {"linear.weight": "../model/b.safetensors"}}),
+        r"it names '\.\./model/b\.safetensors', which is no path inside this folder",
+    ),
+    "index-that-leads-away": (in_parts({"weight_map": WHOLE | {"linear.weight": "/etc/passwd"}}), "no path inside"),
+    "index-of-the-wrong-file": (
+        in_parts({"weight_map": WHOLE | {"linear.weight": "a.safetensors"}}),
+        r"a\.safetensors does not hold \['linear\.weight'\]",
+    ),
     "another-similarity": (
         state("artifact.metadata", similarity="l1"),
         "unknown similarity 'l1', expected cosine or l2",
@@ -231,6 +308,7 @@ ACCEPTED: dict[str, Change] = {
             }
         )
     ),
+    "in-parts": in_parts({"weight_map": WHOLE}),
     "only-vocab.txt": take("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "only-tokenizer.json": take("vocab.txt", "special_tokens_map.json"),
     "markers-and-lengths-by-default": take("artifact.metadata"),
@@ -299,6 +377,40 @@ def test_the_order_of_tensors_in_the_file_is_no_part_of_the_identity(folder: Pat
     assert identity(load_checkpoint(str(folder))) == identity(load_checkpoint(str(tiny)))
 
 
+def test_what_scores_do_not_depend_on_is_no_part_of_the_identity(folder: Path, tiny: Path) -> None:
+    ACCEPTED["heads-of-other-tasks"](folder)
+    assert identity(load_checkpoint(str(folder))) == identity(load_checkpoint(str(tiny)))
+
+
+OTHER_NETWORKS: dict[str, tuple[Path | None, Change]] = {
+    "heads": (None, state("config.json", num_attention_heads=4)),
+    "epsilon": (None, state("config.json", layer_norm_eps=0.05)),
+    "activation": (None, state("config.json", hidden_act="relu")),
+    "alibi-heads": (JINA_V1, state("config.json", num_attention_heads=1)),
+    "rotary-base": (JINA_V2, state("config.json", rotary_emb_base=100.0)),
+    "window": (LAYOUTS / "pylate_modernbert", state("config.json", local_attention=128)),
+    "global-layers": (LAYOUTS / "pylate_modernbert", state("config.json", global_attn_every_n_layers=1)),
+}
+
+
+@pytest.mark.parametrize(("source", "change"), OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
+def test_another_network_of_the_same_tensors_is_another_model(
+    tiny: Path, tmp_path: Path, source: Path | None, change: Change
+) -> None:
+    folder = Path(shutil.copytree(source or tiny, tmp_path / "model"))
+    change(folder)
+    ours, theirs = load_checkpoint(str(folder)), load_checkpoint(str(source or tiny))
+    assert identity(ours) == identity(theirs), "it is the network that differs"
+    with pytest.raises(StoreMismatchError, match=r"made with another model \(fingerprint: "):
+        check(tmp_path, "model", query_identity(theirs), query_identity(ours), "")
+
+
+def test_the_last_digits_of_another_machine_are_the_same_model(tiny: Path, tmp_path: Path) -> None:
+    stored = query_identity(load_checkpoint(str(tiny)))
+    given = stored | {"fingerprint": [number + 1e-5 for number in stored["fingerprint"]]}
+    check(tmp_path, "model", stored, given, "")
+
+
 def _nudge(found: Tensors) -> None:
     found["linear.weight"][0, 0] = torch.nextafter(found["linear.weight"][0, 0], torch.tensor(9.0))
 
@@ -329,20 +441,53 @@ def _cased(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
 
 
-def _another_vocabulary(folder: Path) -> None:
-    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    what, late = lines.index("what"), lines.index("late")
-    lines[what], lines[late] = lines[late], lines[what]
-    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").unlink()
+def swapped(one: str, other: str) -> Change:
+    def apply(folder: Path) -> None:
+        data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = data["model"]["vocab"]
+        vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+        (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+
+    return apply
 
 
-@pytest.mark.parametrize("change", [_cased, _another_vocabulary], ids=["cased", "two-words-swapped"])
+@pytest.mark.parametrize(
+    "change",
+    [_cased, swapped("what", "late"), swapped("king", "queen")],
+    ids=["cased", "probed-words-swapped", "other-words-swapped"],
+)
 def test_another_tokenizer_is_another_model(folder: Path, tiny: Path, change: Change) -> None:
     change(folder)
     ours, theirs = identity(load_checkpoint(str(folder))), identity(load_checkpoint(str(tiny)))
     assert ours[0] == theirs[0]
     assert ours[1] != theirs[1]
+
+
+OTHER_RULES: dict[str, dict[str, Any]] = {
+    "normalizer": {"normalizer": {"type": "NFKC"}},
+    "accents-kept": {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": False,
+            "lowercase": True,
+        }
+    },
+    "split-at-blanks": {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+}
+
+
+@pytest.mark.parametrize("rules", OTHER_RULES.values(), ids=OTHER_RULES)
+def test_tokenizer_json_is_taken_at_its_word(folder: Path, tiny: Path, rules: dict[str, Any]) -> None:
+    """transformers 5 reads no more of it than the vocabulary, for some classes."""
+    state("tokenizer.json", **rules)(folder)
+    encoder = Encoder.load(str(folder), device="cpu")
+    text = "Ein naïves Café, don't: １２ ﬁ"
+    want = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    ids = encoder.tokenize_documents([text])[0].ids
+    assert ids[2:-1] == want
+    assert ids != Encoder.load(str(tiny), device="cpu").tokenize_documents([text])[0].ids
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,50 @@ def test_what_is_chosen_is_no_longer_assumed() -> None:
     folder = str(CHECKPOINTS / "bge_m3")
     assert list(load_checkpoint(folder).assumed) == ["query_length", "document_length"]
     assert load_checkpoint(folder, Choices(query_length=32)).assumed == {
-        "document_length": "128, FlagEmbedding's default"
+        "document_length": "128, all that it reads; FlagEmbedding's default is 512"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "needed"),
+    [
+        ("colqwen2", {"query_length": 10}, 17),
+        ("pylate_prompts", {"query_length": 8}, 17),
+        ("pylate_prompts", {"document_length": 8}, 20),
+    ],
+)
+def test_a_length_without_room_for_a_text_is_refused(name: str, choices: dict[str, int], needed: int) -> None:
+    folder = str(CHECKPOINTS / name)
+    with pytest.raises(UsageError, match=rf"has no room for its text: {needed} stand around it"):
+        load_checkpoint(folder, Choices(**choices))  # type: ignore[arg-type]
+    encoder = Encoder.load(folder, device="cpu", choices=Choices(**dict.fromkeys(choices, needed + 4)))  # type: ignore[arg-type]
+    tokenize = encoder.tokenize_queries if "query_length" in choices else encoder.tokenize_documents
+    (short,), (long,) = tokenize(["a"]), tokenize(["the river and the old city " * 9])
+    assert len(short.ids) <= len(long.ids) == needed + 4
+
+
+def test_a_page_has_no_length_to_choose() -> None:
+    with pytest.raises(UsageError, match="its documents are page images, so there is no choice of their length"):
+        load_checkpoint(str(CHECKPOINTS / "colqwen2"), Choices(document_length=100))
+
+
+def test_a_store_remembers_its_base_wherever_it_is_searched_from(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Path(shutil.copytree(CHECKPOINTS / "colbert_v1_dnn_base", tmp_path / "base"))
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "store"
+    ingest = ("ingest", files.corpus, "--store", store, "--model", DNN, "--base")
+    invoke(*ingest, "base").check()
+    monkeypatch.chdir("/")
+    invoke("rerank", "tides", "--store", store).check()
+    base.rename(tmp_path / "moved")
+    done = invoke("rerank", "tides", "--store", store)
+    assert done.status == 1
+    assert f"and where its base '{base}' is with --base" in done.err
+    invoke("rerank", "tides", "--store", store, "--base", tmp_path / "moved").check()
+    invoke(*ingest, tmp_path / "moved").check()
+    invoke("rerank", "tides", "--store", store).check()
 
 
 MEANINGLESS = {
@@ -209,6 +251,10 @@ def test_markers_are_those_that_training_changed(
 
 def test_a_base_that_was_not_trained_into_it_is_refused(trained_from: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither the embeddings of the ids \(1, 2\) nor those of \(100, 1\)"):
+        load_checkpoint(DNN, Choices(base=str(trained_from)))
+    rows = len(load_file(trained_from / "model.safetensors")["bert.embeddings.word_embeddings.weight"])
+    _spoil(trained_from, *range(rows))
+    with pytest.raises(CheckpointError, match=r"not one row of its .* is that of the \.dnn, which was trained from"):
         load_checkpoint(DNN, Choices(base=str(trained_from)))
     save_file({"embeddings.word_embeddings.weight": torch.ones(3, 2)}, trained_from / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"is not that of the model the \.dnn was trained from"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -322,6 +324,24 @@ def test_without_onnx_runtime_its_absence_is_said(
         Encoder.load(tiny_encoder.checkpoint, device="cpu", query_backend="onnx")
 
 
+def test_it_goes_on_after_a_fork(starter_encoder: Encoder) -> None:
+    """OpenMP's threads do not live on in the child, which would wait for them for ever."""
+    program = """
+import os, sys
+from colbert_rerank.encoder import Encoder
+encoder = Encoder.load(device="cpu")
+want = encoder.encode_queries(["what is late interaction"])[0]
+child = os.fork()
+if not child:
+    got = encoder.encode_queries(["what is late interaction"])[0]
+    os._exit(0 if abs(got - want).max() < 1e-5 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=120, check=False, env=environment)
+    assert done.returncode == 0
+
+
 def test_bf16_is_close_and_not_the_same(tiny_encoder: Encoder) -> None:
     rough = Encoder.load(tiny_encoder.checkpoint, device="cpu", dtype="bf16")
     assert rough.dtype == "bf16"
@@ -338,9 +358,12 @@ def test_bf16_is_close_and_not_the_same(tiny_encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "inf"])
-def test_weights_that_are_not_finite_are_found_at_the_first_query(tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_found_at_the_first_query(
+    tmp_path: Path, tiny_encoder: Encoder, value: float
+) -> None:
     weights = tiny_weights()
-    weights["linear.weight"][3, 5] = value
+    word = tiny_encoder.tokenize_queries(["founded"])[0].ids[2]  # of no text that is tried when it is loaded
+    weights["bert.embeddings.word_embeddings.weight"][word, 0] = value
     encoder = Encoder.load(str(tiny_checkpoint(tmp_path / "broken", weights)), device="cpu")
     with pytest.raises(NonFiniteError, match="query 'who founded Publix': its vectors hold NaN or infinity"):
         encoder.encode_queries(["who founded Publix"])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, check_lengths, fill, holds, linear
+from colbert_rerank.checkpoints.layout import Built, check_lengths, fill, flag, holds, linear, unstated
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError
 
@@ -55,12 +55,13 @@ def build(
     prefix = BACKBONE if holds(tensors, PROJECTION, BACKBONE) else ROTARY
     backbone, config, positions = _bert(tensors, base) if prefix == BACKBONE else _rotary(base)
     head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
-    spec = _spec(files, base.tokenizer, settings, markers, len(tensors[PROJECTION]), positions)
+    spec = _spec(files, base, settings, markers, len(tensors[PROJECTION]), positions)
+    assumed = {**assumed, **unstated(base, config)}
     if prefix == ROTARY and not hasattr(config, "rotary_emb_base"):
         assumed = {**assumed, "rotary_emb_base": "10000, the default of the authors' code"}
-    ours = {n: t for n, t in tensors.items() if n != PROJECTION and not n.startswith(IGNORED)}
-    fill(backbone, ours, folder, layout, prefix)
-    return Built(spec, base.tokenizer, positions, backbone, head, tensors, assumed)
+    ours = {n: t for n, t in tensors.items() if not n.startswith(IGNORED)}
+    fill(backbone, {n: t for n, t in ours.items() if n != PROJECTION}, folder, layout, prefix)
+    return Built(spec, base.tokenizer, positions, backbone, head, ours, {**assumed, **base.tokenizer_assumed})
 
 
 def _bert(tensors: Mapping[str, torch.Tensor], base: Files) -> tuple[torch.nn.Module, Any, int]:
@@ -72,6 +73,7 @@ def _bert(tensors: Mapping[str, torch.Tensor], base: Files) -> tuple[torch.nn.Mo
     _check_kind(base, "model_type", "bert", BACKBONE)
     config = BertConfig.from_pretrained(base.folder)
     if BACKBONE + GATED not in tensors:
+        _check_kind(base, "position_embedding_type", "absolute", BACKBONE)
         return BertModel(config, add_pooling_layer=False), config, config.max_position_embeddings
     for key, needed in (("hidden_act", "gelu"), ("position_embedding_type", "alibi"), ("feed_forward_type", "geglu")):
         _check_kind(base, key, needed, BACKBONE)  # jina-colbert-v1: config.json calls it "bert", too
@@ -100,25 +102,25 @@ def _check_kind(base: Files, key: str, needed: object, prefix: str) -> None:
 
 
 def _spec(
-    files: Files, tokenizer: Any, settings: Mapping[str, Any], markers: tuple[int, int], dim: int, positions: int
+    files: Files, base: Files, settings: Mapping[str, Any], markers: tuple[int, int], dim: int, positions: int
 ) -> EncoderSpec:
-    folder = files.folder
+    folder, tokenizer = files.folder, base.tokenizer
     if settings["similarity"] not in ("cosine", "l2"):
         raise CheckpointError(f"{folder}: unknown similarity {settings['similarity']!r}, expected cosine or l2")
     if settings.get("dim", dim) != dim:
         raise CheckpointError(f"{folder}: dim is said to be {settings['dim']}, {PROJECTION} has {dim}")
     check_lengths(folder, {key: settings[key] for key in ("query_maxlen", "doc_maxlen")}, positions)
     check_empty_text(folder, tokenizer)
-    cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
-    skip = punctuation(tokenizer) if settings["mask_punctuation"] else set()
+    cls, sep, pad = (base.special_id("cls"),), (base.special_id("sep"),), base.special_id("pad")
+    skip = punctuation(tokenizer) if flag(folder, settings, "mask_punctuation") else set()
     return EncoderSpec(
         dim=dim,
         query=TextRules((*cls, markers[0]), sep, settings["query_maxlen"]),
         document=TextRules((*cls, markers[1]), sep, settings["doc_maxlen"]),
-        expansion=Expansion(tokenizer.mask_token_id, attended=bool(settings["attend_to_mask_tokens"])),
-        pad_id=tokenizer.pad_token_id,
+        expansion=Expansion(base.special_id("mask"), attended=flag(folder, settings, "attend_to_mask_tokens")),
+        pad_id=pad,
         # the authors' code drops the padding id wherever it stands, as it does punctuation
-        skip_ids=tuple(sorted(skip | {tokenizer.pad_token_id})),
+        skip_ids=tuple(sorted(skip | {pad})),
         normalize=True,
         similarity=settings["similarity"],
     )

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, Choices, fill, linear
+from colbert_rerank.checkpoints.layout import Built, Choices, fill, linear, unstated
 from colbert_rerank.checkpoints.spec import EncoderSpec, TextRules
 from colbert_rerank.errors import CheckpointError
 
@@ -44,20 +44,23 @@ def build(files: Files, choices: Choices) -> Built:
     ours = {n: t for n, t in files.tensors.items() if not n.startswith(("pooler.", "embeddings.position_ids"))}
     fill(backbone, ours, folder, NAME)
     positions = config.max_position_embeddings - config.pad_token_id - 1
-    rules = TextRules((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), min(LENGTH, positions))
+    rules = TextRules((files.special_id("cls"),), (files.special_id("sep"),), min(LENGTH, positions))
     spec = EncoderSpec(
         dim=dim,
         query=rules,
         document=rules,
         expansion=None,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=files.special_id("pad"),
         skip_ids=(),
         normalize=True,
         aggregation="mean",
         first_row=1,
     )
     named = {f"colbert_linear.{n}": t for n, t in tensors.items()}
-    assumed = {f"{side}_length": f"{rules.length}, FlagEmbedding's default" for side in ("query", "document")}
+    why = (
+        "FlagEmbedding's default" if positions >= LENGTH else f"all that it reads; FlagEmbedding's default is {LENGTH}"
+    )
+    assumed = {f"{side}_length": f"{rules.length}, {why}" for side in ("query", "document")} | unstated(files, config)
     if not tensors:
         assumed["projection"] = "identity, as was asked for: the token vectors were never trained to be compared"
         _log.warning("%s: projection: %s", folder, assumed["projection"])

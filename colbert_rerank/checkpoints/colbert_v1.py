@@ -59,11 +59,15 @@ def build(files: Files, choices: Choices) -> Built:
         tensors, stated = _training_state(files)
         where = Files(locate(choices.base or _base(files, tensors)))
     assumed = {key: f"{value!r}, v1's usage" for key, value in DEFAULTS.items() if key not in stated}
-    query, document = (int(where.tokenizer.convert_tokens_to_ids(token)) for token in MARKERS)
-    if where is not files:
+    if where is files:
+        query, document = (bert_colbert.marker(files.folder, files.tokenizer, token) for token in MARKERS)
+        assumed["markers"] = f"{' and '.join(MARKERS)}, v1's usage"
+    else:
+        query, document = (int(where.tokenizer.convert_tokens_to_ids(token)) for token in MARKERS)
         assumed["tokenizer and config.json"] = f"those of {where.folder.name}"
-        if query == where.tokenizer.unk_token_id and where.has_weights:
+        if where.has_weights:
             query, document = _trained_markers(tensors, where, (query, document))
+            assumed["markers"] = f"{query} and {document}, whose embeddings training changed"
         elif query == where.tokenizer.unk_token_id:
             assumed["markers"] = f"{query} and {document}, as v1 looks them up; the weights of the base would tell"
             _log.warning("%s: markers: %s", files.folder, assumed["markers"])
@@ -82,7 +86,12 @@ def _trained_markers(tensors: Mapping[str, torch.Tensor], base: Files, looked_up
     if before is None or before.shape != after.shape:
         raise CheckpointError(f"{base.folder}: its {WORDS} is not that of the model the .dnn was trained from")
     changed = (before.float() != after.float()).any(dim=1)
-    for markers in (V1_IDS, looked_up):
+    if changed.all():
+        raise CheckpointError(
+            f"{base.folder}: not one row of its {WORDS} is that of the .dnn, which was trained from another model"
+        )
+    unknown = base.tokenizer.unk_token_id
+    for markers in (V1_IDS, looked_up) if unknown in looked_up else (looked_up,):
         if changed[list(markers)].all():
             return markers
     raise CheckpointError(

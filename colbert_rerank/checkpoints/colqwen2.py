@@ -8,6 +8,7 @@ query with a line break: neither is what the checkpoint was trained with.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +17,12 @@ from colbert_rerank.checkpoints.layout import Built, Choices
 from colbert_rerank.checkpoints.spec import EncoderSpec, TextRules
 from colbert_rerank.errors import CheckpointError
 
+_log = logging.getLogger(__name__)
+
 NAME = "ColQwen2"
 PROMPT = "Query: "
+ADAPTER = "adapter_config.json"  # transformers would follow it
+PREPROCESSOR = "preprocessor_config.json"
 BUFFERS = 10  # padding tokens after a query
 QUERY_LENGTH = 512
 
@@ -33,6 +38,14 @@ def build(files: Files, choices: Choices) -> Built:
     from colbert_rerank.checkpoints.page_network import PageNetwork, PageReader
 
     folder = files.folder
+    for name in (ADAPTER, PREPROCESSOR):
+        if files.has(name) != (name == PREPROCESSOR):
+            raise CheckpointError(
+                f"{folder}: {name} is {'missing' if name == PREPROCESSOR else 'here'}; expected the merged weights of "
+                "vidore/colqwen2-v1.0-hf with their preprocessor_config.json"
+            )
+    if "vlm_config" not in files.config:
+        raise CheckpointError(f"{folder}: config.json has no vlm_config, which says what network this is")
     try:
         with _quiet():
             tokenizer = files.tokenizer
@@ -50,7 +63,7 @@ def build(files: Files, choices: Choices) -> Built:
         )
     config = model.config.vlm_config
     merge = config.vision_config.spatial_merge_size
-    pad = tokenizer.pad_token_id
+    pad = files.special_id("pad")
     rules = TextRules((), (pad,) * BUFFERS, QUERY_LENGTH, PROMPT)
     spec = EncoderSpec(
         dim=model.embedding_proj_layer.out_features,
@@ -65,9 +78,10 @@ def build(files: Files, choices: Choices) -> Built:
     assumed = {"query_length": f"{QUERY_LENGTH}, where transformers cuts nothing"}
     if choices.text_documents:
         assumed["documents"] = "texts, as was asked for, rendered as queries: it was trained to find pages"
+        _log.warning("%s: documents: %s", folder, assumed["documents"])
     network = PageNetwork(model.vlm, config.image_token_id, merge)
     positions_ = int(config.text_config.max_position_embeddings)
-    reader = PageReader(files, merge) if files.has("preprocessor_config.json") else None
+    reader = PageReader(files, merge)
     return Built(
         spec, tokenizer, positions_, network, model.embedding_proj_layer, files.tensors, assumed, reader=reader
     )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from colbert_rerank.checkpoints import tokenizer as tokenizers
 from colbert_rerank.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+POINTER = b"version https://git-lfs"
 INDEX = ".index.json"  # after the name: where the tensors lie, of weights in several files
 
 
@@ -41,27 +43,46 @@ class Files:
             if self.has(name):
                 return self.load(name)
             if self.has(name + INDEX):
-                parts = sorted(set(self.json(name + INDEX)["weight_map"].values()))
-                return {k: t for part in parts for k, t in self.load(part).items()}
+                return self._parts(name + INDEX)
         raise CheckpointError(f"{self.folder}: no {SAFETENSORS} and no {PICKLED} here")
+
+    def _parts(self, index: str) -> dict[str, torch.Tensor]:
+        """The tensors of several files, each from the file that the index names for it."""
+        places = self.json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise CheckpointError(f"{self.folder / index}: no weight_map, which says in what files the tensors lie")
+        found = {}
+        for part in sorted({self.inside(place, index) for place in places.values()}):
+            held = self.load(part)
+            wanted = [name for name, place in places.items() if place == part]
+            if lost := sorted(set(wanted) - held.keys()):
+                raise CheckpointError(f"{self.folder / index}: {part} does not hold {lost[:5]}")
+            found.update({name: held[name] for name in wanted})
+        return found
+
+    def inside(self, path: object, said_by: str) -> str:
+        """A path that a file of the checkpoint names, which must not lead out of its folder."""
+        if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise CheckpointError(f"{self.folder / said_by}: it names {path!r}, which is no path inside this folder")
+        return path
 
     @cached_property
     def tokenizer(self) -> Any:
         """The fast tokenizer, which neither cuts nor pads."""
-        from transformers import AutoTokenizer, BertTokenizerFast
+        return tokenizers.load_tokenizer(self.folder, self._tokenizer_config)
 
-        if not any(map(self.has, TOKENIZERS)):  # transformers would make an empty one
-            raise CheckpointError(f"{self.folder}: no tokenizer here; expected one of {', '.join(TOKENIZERS)}")
-        # a vocab.txt alone is of word pieces, whatever config.json calls the network
-        kind = BertTokenizerFast if self.has("vocab.txt") and not self.has("tokenizer.json") else AutoTokenizer
-        try:
-            tokenizer = kind.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{self.folder}: no usable tokenizer: {error}") from None
-        # A tokenizer.json may say how its texts were cut and padded in training; here the EncoderSpec alone says so.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-        return tokenizer
+    @property
+    def tokenizer_assumed(self) -> dict[str, str]:
+        """What none of its files says of the tokenizer."""
+        return tokenizers.assumed(self.folder, self._tokenizer_config)
+
+    @property
+    def _tokenizer_config(self) -> Mapping[str, Any]:
+        return self.json("tokenizer_config.json", default={})
+
+    def special_id(self, name: str) -> int:
+        """The id of the tokenizer's "cls", "sep", "mask" or "pad". Raises CheckpointError where it has none."""
+        return tokenizers.special_id(self.folder, self.tokenizer, name)
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -86,11 +107,12 @@ class Files:
         path = self.folder / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON: {error}. Restore it from the checkpoint") from None
 
     def load(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of one file, by name. Raises CheckpointError for anything else in it."""
+        self._check_pointer(name)
         tensors = self.unpickle(name) if not name.endswith(".safetensors") else self._safetensors(name)
         return _tensors(tensors, self.folder / name)
 
@@ -118,9 +140,17 @@ class Files:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> CheckpointError:
+        reason = str(error) or type(error).__name__
         return CheckpointError(
-            f"{self.folder}: the weights cannot be read, the file is damaged or not weights: {error}"
+            f"{self.folder}: the weights cannot be read, the file is damaged or not weights: {reason}"
         )
+
+    def _check_pointer(self, name: str) -> None:
+        with (self.folder / name).open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise CheckpointError(
+                    f"{self.folder}: {name} only says where git keeps the weights; fetch them with git lfs pull"
+                )
 
 
 def _tensors(found: Any, path: Path) -> dict[str, torch.Tensor]:

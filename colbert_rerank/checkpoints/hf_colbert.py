@@ -11,9 +11,11 @@ from typing import Any
 from colbert_rerank.checkpoints import bert_colbert
 from colbert_rerank.checkpoints.files import Files
 from colbert_rerank.checkpoints.layout import Built, Choices, defaults_of
+from colbert_rerank.errors import CheckpointError
 
 NAME = "HF_ColBERT"
 METADATA = "artifact.metadata"
+MEANT = {"interaction": "colbert", "relu": False}  # other values are other ways to score
 DEFAULTS: dict[str, Any] = {
     "query_token_id": "[unused0]",
     "doc_token_id": "[unused1]",
@@ -32,6 +34,9 @@ def matches(files: Files) -> bool:
 def build(files: Files, choices: Choices) -> Built:
     stated = files.json(METADATA, default={})
     settings = DEFAULTS | stated
+    for key, meant in MEANT.items():
+        if stated.get(key, meant) != meant:
+            raise CheckpointError(f"{files.folder}: {METADATA} says {key} {stated[key]!r}, which is not MaxSim")
     assumed = defaults_of(files, METADATA, stated, DEFAULTS, "colbert-ai")
     markers = marker_ids(files, settings)
     return bert_colbert.build(files, files.tensors, files, settings, markers, f"an {NAME} checkpoint", assumed)

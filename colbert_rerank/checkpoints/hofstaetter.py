@@ -37,18 +37,21 @@ def build(files: Files, choices: Choices) -> Built:
     config.hidden_dim = len(tensors[BACKBONE + "transformer.layer.0.ffn.lin1.weight"])
     if BIAS not in tensors:
         raise CheckpointError(f"{folder}: {PROJECTION} without {BIAS}, which the authors' model has")
+    stated = files.config.get("compression_dim", len(tensors[PROJECTION]))
+    if stated != len(tensors[PROJECTION]):
+        raise CheckpointError(f"{folder}: config.json says compression_dim {stated}, {PROJECTION} has another")
     head = linear(tensors[PROJECTION], tensors[BIAS], config.dim, folder, PROJECTION)
     backbone = DistilBertModel(config)
     check_empty_text(folder, tokenizer)
     ours = {n: t for n, t in tensors.items() if n not in (PROJECTION, BIAS)}
     fill(backbone, ours, folder, NAME, BACKBONE)
-    cls, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
+    cls, sep = (files.special_id("cls"),), (files.special_id("sep"),)
     spec = EncoderSpec(
         dim=len(tensors[PROJECTION]),
         query=TextRules(cls, sep, QUERY_LENGTH),
         document=TextRules(cls, sep, DOCUMENT_LENGTH),
-        expansion=Expansion(tokenizer.mask_token_id, attended=True, count=MASKS),
-        pad_id=tokenizer.pad_token_id,
+        expansion=Expansion(files.special_id("mask"), attended=True, count=MASKS),
+        pad_id=files.special_id("pad"),
         skip_ids=(),
         normalize=False,
         similarity="dot",

@@ -70,6 +70,7 @@ def fill(
     module: torch.nn.Module, weights: Mapping[str, torch.Tensor], folder: Path, layout: str, prefix: str = ""
 ) -> None:
     """Load ``weights``, named with ``prefix``, all of them and no others, in float32. Raises CheckpointError."""
+    _check_numbers(weights, folder)
     stray = sorted(name for name in weights if not name.startswith(prefix))
     ours = {n.removeprefix(prefix): t.float() for n, t in weights.items() if n.startswith(prefix)}
     try:
@@ -83,10 +84,19 @@ def fill(
         )
 
 
+def _check_numbers(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Raises CheckpointError for quantized weights, whose scales lie elsewhere."""
+    other = {n: t.dtype for n, t in tensors.items() if not t.is_floating_point() or t.dtype.itemsize < 2}
+    if other:
+        name, dtype = next(iter(other.items()))
+        raise CheckpointError(f"{folder}: {name} is {dtype}; expected the weights as they were trained, not quantized")
+
+
 def linear(weight: torch.Tensor, bias: torch.Tensor | None, hidden: int, folder: Path, name: str) -> torch.nn.Module:
     """The projection of hidden states by ``weight`` [dim, hidden] and ``bias`` [dim]. Raises CheckpointError."""
     import torch
 
+    _check_numbers({name: weight}, folder)
     if weight.ndim != 2 or weight.shape[1] != hidden:
         raise CheckpointError(f"{folder}: {name} has shape {list(weight.shape)}, expected [dim, {hidden}]")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -112,6 +122,20 @@ def defaults_of(
             ", ".join(f"{key} = {value}" for key, value in assumed.items()),
         )
     return {key: f"{value}, {library}'s default" for key, value in assumed.items()}
+
+
+def flag(folder: Path, settings: Mapping[str, object], key: str) -> bool:
+    """A setting that is true or false. Raises CheckpointError for anything else, such as the text "false"."""
+    found = settings[key]
+    if not isinstance(found, bool):
+        raise CheckpointError(f"{folder}: {key} must be true or false, it is {found!r:.100}")
+    return found
+
+
+def unstated(files: Files, config: Any) -> dict[str, str]:
+    """What config.json leaves to the defaults of transformers, of what changes the network's numbers."""
+    keys = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+    return {key: f"{getattr(config, key)!r}, transformers' default" for key in keys if key not in files.config}
 
 
 def check_lengths(folder: Path, lengths: Mapping[str, object], positions: int) -> None:

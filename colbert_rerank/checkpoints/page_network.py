@@ -13,13 +13,18 @@ import torch
 from torch import nn
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.errors import MissingDependencyError
+from colbert_rerank.errors import CheckpointError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BEFORE, AFTER = "<|im_start|>user\n<|vision_start|>", "<|vision_end|>Describe the image.<|im_end|><|endoftext|>"
 PATCH = "<|image_pad|>"
+# Of preprocessor_config.json.
+SETTINGS = (
+    *("do_resize", "size", "min_pixels", "max_pixels", "resample", "do_rescale", "rescale_factor", "do_normalize"),
+    *("image_mean", "image_std", "patch_size", "temporal_patch_size", "merge_size"),
+)
 
 
 class Page(NamedTuple):
@@ -35,6 +40,8 @@ class PageReader:
 
     def __init__(self, files: Files, merge: int) -> None:
         self._folder = files.folder
+        stated = files.json("preprocessor_config.json")
+        self.settings = {key: stated[key] for key in SETTINGS if key in stated}  # that pages depend on
         encode = files.tokenizer.backend_tokenizer.encode
         self._before, self._after = (encode(text, add_special_tokens=False).ids for text in (BEFORE, AFTER))
         self._patch = int(files.tokenizer.convert_tokens_to_ids(PATCH))
@@ -43,17 +50,34 @@ class PageReader:
     @cached_property
     def _images(self) -> Any:
         """From transformers; made when a page is read, for queries need no images."""
-        return _image_processor().from_pretrained(self._folder)
+        kind = _image_processor()
+        try:
+            images = kind.from_pretrained(self._folder)
+            images(images=[self._blank()], return_tensors="pt")
+        except Exception as error:  # of many kinds
+            raise CheckpointError(
+                f"{self._folder}: pages cannot be read as preprocessor_config.json says: {error}"
+            ) from error
+        return images
 
     def ids(self, size: tuple[int, int]) -> list[int]:
-        """The ids of a page of this width and height, known without reading it."""
+        """The ids of a page of this width and height, known without reading it. Raises InputError, CheckpointError."""
         width, height = size
-        return self._ids(self._images.get_number_of_image_patches(height, width))
+        try:
+            return self._ids(self._images.get_number_of_image_patches(height, width))
+        except ValueError as error:
+            raise InputError(f"the model reads no page of {width} x {height} pixels: {error}") from None
 
     def read(self, image: Image) -> Page:
         found = self._images(images=[image.convert("RGB")], return_tensors="pt")
         _, high, wide = found["image_grid_thw"][0].tolist()
         return Page(torch.tensor(self._ids(high * wide)), found["pixel_values"], (high, wide))
+
+    @staticmethod
+    def _blank() -> Image:
+        from PIL import Image
+
+        return Image.new("RGB", (64, 64))
 
     def _ids(self, patches: int) -> list[int]:
         return [*self._before, *[self._patch] * (patches // self._merge**2), *self._after]

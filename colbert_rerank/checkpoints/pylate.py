@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.checkpoints.files import Files
-from colbert_rerank.checkpoints.layout import Built, Choices, check_lengths, defaults_of, fill, linear
+from colbert_rerank.checkpoints.layout import Built, Choices, check_lengths, defaults_of, fill, flag, linear
 from colbert_rerank.checkpoints.spec import EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError
 
@@ -54,19 +54,25 @@ def build(files: Files, choices: Choices) -> Built:
         raise CheckpointError(
             f"{folder}: {MODULES} lists {', '.join(kinds)}; token vectors are made by a Transformer and Dense modules"
         )
-    inner = Files(folder / modules[0]["path"])
+    inner = Files(folder / files.inside(modules[0]["path"], MODULES))
     stated = files.json(SETTINGS, default={})
     settings = DEFAULTS | {key: value for key, value in stated.items() if value is not None or key not in MAY_BE_NULL}
     backbone, tensors, hidden, positions = _backbone(inner)
     layers: list[torch.nn.Module] = []
     width = hidden
-    for module in modules[1:]:
-        layer, width, named = _dense(Files(folder / module["path"]), width)
+    for number, module in enumerate(modules[1:], start=1):
+        layer, width, named = _dense(Files(folder / files.inside(module["path"], MODULES)), width)
         layers.append(layer)
-        tensors |= {f"{module['path']}.{name}": tensor for name, tensor in named.items()}
-    lowercase = bool(inner.json("sentence_bert_config.json", default={}).get("do_lower_case", False))
-    spec = _spec(files, inner.tokenizer, settings, width, positions, lowercase)
-    assumed = defaults_of(files, SETTINGS, stated, DEFAULTS, "PyLate")
+        tensors |= {f"{number}_Dense.{name}": tensor for name, tensor in named.items()}
+    lowercase = flag(
+        inner.folder, inner.json("sentence_bert_config.json", default={"do_lower_case": False}), "do_lower_case"
+    )
+    spec = _spec(files, inner, settings, width, positions, lowercase)
+    assumed = defaults_of(files, SETTINGS, stated, DEFAULTS, "PyLate") | inner.tokenizer_assumed
+    if not inner.has("sentence_bert_config.json"):
+        assumed["do_lower_case"] = "False, sentence-transformers' default"
+    if spec.query.prompt or spec.document.prompt:
+        assumed["prompts"] = "those named query and document, or else the default, as cards of such checkpoints ask for"
     return Built(spec, inner.tokenizer, positions, backbone, torch.nn.Sequential(*layers), tensors, assumed)
 
 
@@ -133,6 +139,8 @@ def _dense(files: Files, width: int) -> tuple[torch.nn.Module, int, dict[str, to
         raise CheckpointError(f"{files.folder}: unknown activation {path!r}; known are {', '.join(ACTIVATIONS)}")
     made = linear(tensors["linear.weight"], tensors.get("linear.bias"), width, files.folder, "linear.weight")
     out = len(tensors["linear.weight"])
+    if config.get("out_features", out) != out:
+        raise CheckpointError(f"{files.folder}: config.json says out_features {config['out_features']}, it has {out}")
     other: torch.nn.Module | None = None
     if residual:
         weight = tensors.get("residual.weight")
@@ -145,14 +153,14 @@ def _dense(files: Files, width: int) -> tuple[torch.nn.Module, int, dict[str, to
 
 
 def _spec(
-    files: Files, tokenizer: Any, settings: Mapping[str, Any], dim: int, positions: int, lowercase: bool
+    files: Files, inner: Files, settings: Mapping[str, Any], dim: int, positions: int, lowercase: bool
 ) -> EncoderSpec:
-    folder = files.folder
+    folder, tokenizer = files.folder, inner.tokenizer
     check_lengths(folder, {key: settings[key] for key in ("query_length", "document_length")}, positions)
     before, after = _special(folder, tokenizer)
-    expands = bool(settings["do_query_expansion"])
-    if expands and tokenizer.mask_token_id is None:
-        raise CheckpointError(f"{folder}: queries are filled with [MASK], and the tokenizer has none")
+    expands = flag(folder, settings, "do_query_expansion")
+    attended = flag(folder, settings, "attend_to_expansion_tokens")
+    fill_id = inner.special_id("mask" if expands else "pad")
     rules = {
         side: TextRules(
             (*before, *_marker(folder, tokenizer, settings[f"{side}_prefix"])),
@@ -170,9 +178,9 @@ def _spec(
         dim=dim,
         query=rules["query"],
         document=rules["document"],
-        expansion=Expansion(tokenizer.mask_token_id, bool(settings["attend_to_expansion_tokens"])) if expands else None,
+        expansion=Expansion(fill_id, attended) if expands else None,
         # PyLate fills queries with [MASK] at once, so that a padding token in the text stays what it is
-        pad_id=tokenizer.mask_token_id if expands else tokenizer.pad_token_id,
+        pad_id=fill_id,
         skip_ids=tuple(sorted({i for i in found if i is not None})),
         normalize=True,
         strip=True,
@@ -186,7 +194,7 @@ def _prompt(folder: object, settings: Mapping[str, Any], side: str) -> str:
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise CheckpointError(f"{folder}: prompts must be texts by name, they are {prompts!r:.100}")
     default = settings.get("default_prompt_name")
-    if default and default not in prompts:
+    if default and (not isinstance(default, str) or default not in prompts):
         raise CheckpointError(f"{folder}: default_prompt_name is {default!r}, and there is no such prompt")
     return str(prompts.get(side) or prompts.get(default, ""))
 

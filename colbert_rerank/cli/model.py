@@ -10,7 +10,7 @@ import click
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import ModelOptions, model_argument
 from colbert_rerank.cli.output import output_options, say, table
-from colbert_rerank.errors import CheckpointError
+from colbert_rerank.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from colbert_rerank.checkpoints import Checkpoint
@@ -67,13 +67,15 @@ def check(known_as: str | None, model: ModelOptions) -> None:
       colbert-rerank model check
       colbert-rerank model check models/my-colbert --as colbert-ir/colbertv2.0
     """
-    from colbert_rerank.reference_scores import compare, reference_scores
+    from colbert_rerank.reference_scores import compare, known_models, reference_scores
 
     known = reference_scores(known_as or model.model)
+    if known_as and not known:
+        raise UsageError(f"no scores are known for {known_as!r}; they are for {', '.join(known_models())}")
     encoder = model.load()
     if not known:
-        rows = encoder.encode_documents(["What is late interaction?"])[0]  # raises where a vector is not finite
-        say(f"{model.model}: {len(rows)} vectors of {encoder.dim} dimensions for a probe, all finite")
+        rows = encoder.encode_queries(["What is late interaction?"])[0]  # raises where a vector is not finite
+        say(f"{model.model}: {len(rows)} vectors of {encoder.dim} dimensions for a query, all finite")
         say("no other implementation's scores are known for it, so there is nothing to compare them with")
         return
     bad = 0
@@ -118,6 +120,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "document tokens left out": skipped,
         "first rows left out": spec.first_row,
         "other rules": ", ".join(rules) or "none",
+        **({"page images": str(checkpoint.reader.settings)} if checkpoint.reader else {}),
         "normalized": spec.normalize,
         "similarity": spec.similarity,
         "aggregation": spec.aggregation,

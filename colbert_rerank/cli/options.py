@@ -64,6 +64,7 @@ class StoreModelOptions:
     """The model that a store was made with: where it is, if not where it was, and on what it runs."""
 
     model: str | None
+    base: str | None
     device: str
     compute_dtype: str
     query_backend: str
@@ -77,6 +78,7 @@ class StoreModelOptions:
             return encoder_of(
                 store,
                 self.model,
+                base=self.base,
                 device=self.device,
                 dtype=self.compute_dtype,
                 query_backend=self.query_backend,
@@ -236,6 +238,7 @@ def store_model_options(command: F) -> F:
         "model",
         StoreModelOptions,
         option("--model", metavar="NAME", help="Where the model of the store is, if not where it was."),
+        option("--base", metavar="NAME", help="Where the model of its tokenizer is, if not where it was."),
         *_device_options(),
         option(
             "--query-backend",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class StoreWriter:
         if new != self.manifest:
             self._save(new.next())
 
-    def remember(self, **provenance: str) -> None:
+    def remember(self, **provenance: Any) -> None:
         """Note where something is now."""
         known = self.manifest.provenance | provenance
         if known != self.manifest.provenance:

@@ -122,6 +122,11 @@ def ingest(
     first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
     recipe = recipe._replace(pages=not encoder.checkpoint.spec.text_documents)
+    if (found.kind == "pages") != recipe.pages:
+        raise UsageError(
+            f"{source}: the model reads {'page images' if recipe.pages else 'texts'}, and this holds none. Choose "
+            "another model or source"
+        )
     row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
     told = not given("fields")
     with progress("documents", expected_documents(found)) as update, keeping(report):

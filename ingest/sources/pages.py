@@ -34,7 +34,7 @@ def is_pages(path: Path) -> bool:
 
 
 class PagesSource:
-    """One document a page. Ids are paths below the folder, of a PDF with ``#`` and the page's number from 1.
+    """One document a page. Ids are paths below the folder, of files of several pages with ``#`` and a number from 1.
 
     The fields: ``title`` (the file's name), ``text`` (of a PDF's page, as far as it holds text and not only an image;
     for a first stage, it is not encoded), ``file``, ``page`` and ``page_digest``.
@@ -47,7 +47,7 @@ class PagesSource:
 
     def __iter__(self) -> Iterator[Document]:
         root = Path(self.name)
-        for path in visible_files(root) if root.is_dir() else [root]:
+        for path in filter(is_pages, visible_files(root)) if root.is_dir() else [root]:
             name = str(path.relative_to(root)) if root.is_dir() else path.name
             try:
                 yield from _pdf(path, name) if path.suffix.lower() == PDF else _image(path, name)
@@ -57,17 +57,20 @@ class PagesSource:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A `PageImage` of an image file."""
+    """A `PageImage` of an image file, or of one of the pages of a TIFF file, its ``number`` from 0."""
 
     path: Path
+    number: int = 0
 
     def size(self) -> tuple[int, int]:
         with _reading(self.path), _pillow().open(self.path) as image:
+            image.seek(self.number)
             width, height = image.size
             return int(width), int(height)
 
     def open(self) -> Image:
         with _reading(self.path), _pillow().open(self.path) as image:
+            image.seek(self.number)
             image.load()
             copy: Image = image.copy()
             return copy
@@ -99,9 +102,16 @@ def _pixels(page: Any) -> tuple[int, int]:
 
 
 def _image(path: Path, name: str) -> Iterator[Document]:
-    page = ImageFile(path)
-    page.size()  # that it is an image is told before anything is encoded
-    yield Document(name, _fields(path, name, _digest(path), 1, ""), str(path), page=page)
+    with _reading(path), _pillow().open(path) as image:
+        image.load()  # what cannot be read is refused here, by its name
+        count = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    digest = _digest(path)
+    if count == 1:
+        yield Document(name, _fields(path, name, digest, 1, ""), str(path), page=ImageFile(path))
+        return
+    for number in range(count):
+        fields = _fields(path, name, f"{digest}#{number + 1}", number + 1, "")
+        yield Document(f"{name}#{number + 1}", fields, f"{path}#{number + 1}", page=ImageFile(path, number))
 
 
 def _pdf(path: Path, name: str) -> Iterator[Document]:

@@ -9,7 +9,7 @@ from colbert_rerank.lines import STDIN, numbered_lines
 from ingest.sources.irds import IrDatasetsSource
 from ingest.sources.jsonl import JsonlSource, beir_corpus, beir_source
 from ingest.sources.pages import PagesSource, is_pages
-from ingest.sources.source import Source, SourceOptions
+from ingest.sources.source import Source, SourceOptions, visible_files
 from ingest.sources.trec_text import TrecTextSource
 from ingest.sources.tsv import TsvSource
 from ingest.validation import InputReport
@@ -94,6 +94,10 @@ def _kind_of(spec: str) -> str:
         if is_pages(path):
             return "pages"
         _refuse_lines(path)
+        if pages := [file for file in visible_files(path) if is_pages(file)]:
+            raise UsageError(
+                f"{path} holds pages, such as {pages[0].name}, and other files. Choose --format pages or --format trec"
+            )
         if any(entry.is_file() or entry.is_dir() for entry in path.iterdir()):
             return "trec"
         raise InputError(f"this folder is empty. {_EXPECTED}", where=spec)

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
-from colbert_rerank.encoder import Encoder
+from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.store import Store, segment
 from colbert_rerank.store import files as store_files
@@ -489,19 +489,19 @@ def test_a_server_that_is_lost_in_an_ingest_leaves_word_of_what_is_kept(files: F
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path, how: signal.Signals, status: int) -> None:
-    encode, calls = Encoder.encode_queries, 0
+    encode, calls = Encoder.encode_query_tokens, 0
 
-    def interrupted(self: Encoder, texts: list[str]) -> object:
+    def interrupted(self: Encoder, tokens: list[Tokens], texts: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:
             signal.raise_signal(how)
-        return encode(self, texts)
+        return encode(self, tokens, texts)
 
     output = tmp_path / "run"
     output.write_text("an earlier run\n")
     usual = ["--topics", files.topics, "--store", files.store, "--model", files.model, "--output", output]
-    with patch.object(Encoder, "encode_queries", interrupted):
+    with patch.object(Encoder, "encode_query_tokens", interrupted):
         stopped = invoke("run", *usual)
     assert stopped.status == status
     assert stopped.err == "Error: interrupted; no run was written, and the same command starts it again\n"

@@ -71,8 +71,19 @@ def test_a_folder_is_known_by_its_last_two_names(tmp_path: Path, named: str) -> 
     assert "DIFFERS from" in done.out
 
 
+def test_a_name_of_which_nothing_is_known_is_a_mistake(tiny: Path) -> None:
+    done = invoke("model", "check", tiny, "--as", "colbert-ir/colbertv2")
+    assert done.status == 2
+    assert "no scores are known for 'colbert-ir/colbertv2'; they are for " in done.err
+    assert "colbert-ir/colbertv2.0" in done.err
+
+
+def test_a_model_of_pages_can_be_checked() -> None:
+    assert "dimensions for a query, all finite" in invoke("model", "check", CHECKPOINTS / "colqwen2").check().err
+
+
 def test_nothing_known_is_said(tiny: Path) -> None:
     done = invoke("model", "check", tiny).check()
     assert done.out == ""
-    assert f"vectors of {DIM} dimensions for a probe, all finite" in done.err
+    assert f"vectors of {DIM} dimensions for a query, all finite" in done.err
     assert "nothing to compare them with" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -138,6 +139,18 @@ def no_prompt_of_pages(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Enc
     return Encoder.load(str(FOLDER), device="cpu")
 
 
+def no_normalisation(encoder: Encoder, _: pytest.MonkeyPatch) -> Encoder:
+    checkpoint = encoder.checkpoint
+    assert checkpoint.spec.normalize
+    return Encoder.load(replace(checkpoint, spec=replace(checkpoint.spec, normalize=False)), device="cpu")
+
+
+def no_bias(encoder: Encoder, _: pytest.MonkeyPatch) -> Encoder:
+    head = copy.deepcopy(encoder.checkpoint.head)
+    head.get_parameter("bias").data.zero_()
+    return Encoder.load(replace(encoder.checkpoint, head=head), device="cpu")
+
+
 def with_query(encoder: Encoder, **changes: object) -> Encoder:
     spec = encoder.checkpoint.spec
     spoilt = replace(spec, query=replace(spec.query, **changes))  # type: ignore[arg-type]
@@ -145,7 +158,9 @@ def with_query(encoder: Encoder, **changes: object) -> Encoder:
 
 
 @pytest.mark.parametrize(
-    "spoil", [one_row_of_positions, no_padding_tokens, no_prompt_of_texts, no_prompt_of_pages], ids=lambda f: f.__name__
+    "spoil",
+    [one_row_of_positions, no_padding_tokens, no_prompt_of_texts, no_prompt_of_pages, no_normalisation, no_bias],
+    ids=lambda f: f.__name__,
 )
 def test_what_is_wrong_is_seen(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Encoder, pytest.MonkeyPatch], Encoder]

@@ -1,11 +1,10 @@
-"""Make a tiny checkpoint in the layout of vidore/colqwen2-v1.0-hf and record what transformers itself makes of it.
+"""Make a tiny checkpoint in the layout of vidore/colqwen2-v1.0-hf, and the pages that others record it with.
 
     python3.12 -m venv VENV && VENV/bin/pip install -r colqwen2.requirements.txt
     VENV/bin/python colqwen2.py
 
 Documents are page images: three small ones are drawn here, one of which needs no resizing, one is rounded to the
-patch grid and one is over the limit of pixels. ``colqwen2_v4.py`` records the same checkpoint with transformers 4: the
-two differ.
+patch grid and one is over the limit of pixels. ``colqwen2_v4.py`` and ``colqwen2_pil.py`` record it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ def main() -> None:
     tiny.write_safetensors(
         folder / "model.safetensors", weights | draw.linear("embedding_proj_layer", DIM, tiny.HIDDEN)
     )
-    tiny_colqwen2.encode_and_record(NAME, folder)
 
 
 def draw_pages() -> None:

@@ -1,4 +1,4 @@
-"""Record the checkpoint of ``colqwen2.py`` once more, with the last transformers 4: there the model does as trained.
+"""Record the checkpoint of ``colqwen2.py`` with the last transformers 4: there the model does as trained.
 
     python3.12 -m venv VENV && VENV/bin/pip install -r colqwen2_v4.requirements.txt
     VENV/bin/python colqwen2_v4.py
