@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
     from colbert_rerank.encoder import Encoder
-    from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
     from colbert_rerank.types import Candidates
 
@@ -370,34 +369,6 @@ def _program() -> str:
     if not path.is_relative_to(here):
         return shlex.quote(str(path))
     return "./" * (path.parent == here) + shlex.quote(str(path.relative_to(here)))
-
-
-def open_store(folder: Path) -> Store:
-    """The store in ``folder``; says so where its last ingest did not come to its end.
-
-    Raises StoreNotFoundError where there are no documents to search.
-    """
-    from colbert_rerank.cli.output import warn_always
-    from colbert_rerank.errors import StoreNotFoundError
-    from colbert_rerank.store import Store
-
-    opened = Store.open(folder)
-    if not len(opened):
-        raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
-    if not opened.manifest.complete:
-        warn_always(
-            f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
-            f"holds {len(opened):,} documents",
-            documents=len(opened),
-        )
-    return opened
-
-
-def open_reranker(store: Store, model: StoreModelOptions, missing: Any, interpolate: float | None) -> Reranker:
-    encoder = model.load(store)
-    from colbert_rerank.rerank import Reranker
-
-    return Reranker(store, encoder, missing=missing, interpolate=interpolate)
 
 
 def _grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -> F:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.help import Command
+from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
     FirstStageOptions,
     OpenSearchOptions,
     StoreModelOptions,
     first_stage_options,
-    open_reranker,
-    open_store,
     opensearch_options,
     ranking_options,
     store_model_options,
@@ -42,6 +41,7 @@ ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 @first_stage_options
 @opensearch_options
 @store_model_options
+@verify_option
 @ranking_options
 @output_options
 def rerank(
@@ -53,6 +53,7 @@ def rerank(
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
     model: StoreModelOptions,
+    verify: str,
     missing: Any,
     interpolate: float | None,
 ) -> None:
@@ -67,7 +68,7 @@ def rerank(
 
     if not query.strip():
         raise UsageError("the query is empty; give it some text")
-    opened = open_store(store)
+    opened = open_store(store, verify)
     candidates = first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)

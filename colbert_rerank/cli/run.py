@@ -10,6 +10,7 @@ import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
 from colbert_rerank.cli.help import Command, section
+from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
     ONLY_OPENSEARCH,
@@ -17,8 +18,6 @@ from colbert_rerank.cli.options import (
     OpenSearchOptions,
     StoreModelOptions,
     first_stage_options,
-    open_reranker,
-    open_store,
     opensearch_options,
     ranking_options,
     refuse,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 @first_stage_options
 @opensearch_options
 @store_model_options
+@verify_option
 @ranking_options
 @output_options
 def run(
@@ -61,6 +61,7 @@ def run(
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
     model: StoreModelOptions,
+    verify: str,
     missing: Any,
     interpolate: float | None,
 ) -> None:
@@ -96,7 +97,7 @@ def run(
     queries = list(trec.read_topics(topics))
     judged = list(trec.read_qrels(qrels)) if qrels else None
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
-    opened = open_store(store)
+    opened = open_store(store, verify)
     found = _read_run(candidates, queries, missing) if candidates is not None else first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing, interpolate)
 

@@ -2,18 +2,13 @@
 
 HDF5 is asked where a dataset lies (`dataset.id.get_offset()`), never for its bytes: no HDF5 handle stays open, the
 library's global lock is not taken, and a fork or a thread can read on. HDF5 itself reads the header out of the same
-map, so that what was opened stays readable when a writer has since replaced and removed the file. Before Python 3.13
-a map keeps a descriptor of its file open: one for each mapped file, out of those that `ulimit -n` allows.
+map, so that what was opened stays readable when a writer has since replaced and removed the file.
 """
 
 from __future__ import annotations
 
-import errno
 import math
 import mmap
-import os
-import resource
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,20 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreReadError
+from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.store import layout
-from colbert_rerank.store.image import Image
+from colbert_rerank.store.image import Image, Window
 
 Array = npt.NDArray[Any]
 
 # What h5py and NumPy raise when a header is not what it should be.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)
 
-# Why a sound file may not be readable, and what to do then.
-_NO_DAMAGE = {
-    errno.EMFILE: "The store is sound: raise this process's limit (`ulimit -n`) well above its number of segments",
-    errno.EACCES: "Give this user the right to read the store",
-}
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HEAD = 48  # bytes of a superblock of version 2
 
 
 class Placement(NamedTuple):
@@ -90,52 +82,24 @@ def _digest(checksums: Mapping[str, str]) -> str:
     return xxhash.xxh3_64_hexdigest("".join(f"{n}:{checksums[n]}\n" for n in sorted(checksums)).encode())
 
 
-def map_file(path: Path, size: int) -> mmap.mmap:
-    """Map a whole file, which the manifest lists with ``size`` bytes.
-
-    Raises StoreCorruptError; StoreReadError where the file may be sound and this process cannot read it.
-    """
-    try:
-        return _map(path, size)
-    except FileNotFoundError:
-        raise StoreCorruptError(f"{path}: this file of the store is missing. {layout.RESTORE}") from None
-    except (OSError, ValueError) as error:  # a ValueError for an empty file
-        number = getattr(error, "errno", None)
-        if number == errno.EMFILE and _allow_more_files():
-            return map_file(path, size)
-        if number in _NO_DAMAGE:
-            raise StoreReadError(f"{path}: {os.strerror(number).lower()}. {_NO_DAMAGE[number]}") from None
-        raise StoreCorruptError(f"{path}: this file of the store cannot be read: {error}") from None
-
-
-def _map(path: Path, size: int) -> mmap.mmap:
-    with path.open("rb") as file:
-        found = os.fstat(file.fileno()).st_size
-        if found != size:
-            raise StoreCorruptError(
-                f"{path}: it has {found} bytes, the manifest says {size}: truncated or replaced. {layout.RESTORE}"
-            )
-        if sys.version_info >= (3, 13):
-            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, trackfd=False)
-        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-
-
-def _allow_more_files() -> bool:
-    """Raise the limit on this process's open files as far as its user may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft != hard
+def check_header(path: Path, file: Array) -> None:
+    """Compare the beginning of a mapped file with what HDF5 writes there. Raises StoreCorruptError."""
+    head = file[:_HEAD].tobytes()
+    sound = head.startswith(_SIGNATURE) and len(head) == _HEAD
+    if sound and head[8] in (2, 3):  # superblocks that tell where the file ends
+        sound = int.from_bytes(head[28:36], "little") == file.size
+    if not sound:
+        raise StoreCorruptError(f"{path}: its header is not that of a file of this store. {layout.RESTORE}")
 
 
 def read(
     path: Path,
-    mapped: mmap.mmap,
+    mapped: Array,
     required: Mapping[str, str],
     verify: str,
     optional: Mapping[str, str] | None = None,
 ) -> dict[str, Array]:
-    """The columns of the file ``mapped``, as named with their dtypes; columns that are not named are skipped.
+    """The columns of a file, of its mapped bytes [size] uint8, as named with their dtypes; others are skipped.
 
     Raises StoreCorruptError where one is missing, of another type, damaged, or where the digest of all columns is not
     ``verify``.
@@ -144,7 +108,7 @@ def read(
     found: dict[str, Array] = {}
     sums = {}
     try:
-        with h5py.File(mapped, "r") as file:
+        with h5py.File(Window(mapped.data), "r") as file:
             for name, dataset in file.items():
                 if layout.CHECKSUM not in dataset.attrs:  # the values, or what a later version keeps beside columns
                     continue
@@ -165,7 +129,7 @@ def read(
     return found
 
 
-def view(mapped: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+def view(mapped: Array, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """A read-only array over the map's bytes, which lives as long as the array. Raises ValueError where they end."""
     count = math.prod(shape)
     if count == 0:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.store import ids, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
-from colbert_rerank.store.segment import Segment, index_fault, read_index
+from colbert_rerank.store.segment import Segment, index_fault, map_segments, read_index
 from colbert_rerank.store.unit import UNKNOWN
 
 _log = logging.getLogger(__name__)
+
+
+# Bytes of values that this machine may not hold in memory, so that they are read from the disk again and again.
+_LARGE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+Verify = Literal["touch", "open", "off"]
 
 
 class Gathered(NamedTuple):
@@ -47,24 +54,36 @@ class Stored(NamedTuple):
 class Store:
     """One generation of a store. Safe to share between threads and to use after a fork."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, verify: Verify = "touch") -> None:
         self.folder = folder
         self.manifest = manifest
-        self.segments = [Segment(folder, entry, manifest.dim, manifest.dtype) for entry in manifest.segments]
+        self.verify: Verify = verify
+        self._region, self.segments = map_segments(folder, manifest.segments, manifest.dim, manifest.dtype)
         self.index = IdIndex(_index_columns(folder, manifest, self.segments))
+        # The blocks of all segments, one behind the other, of which none was touched yet.
+        self._first_blocks = np.cumsum([0, *(segment.blocks for segment in self.segments)])
+        self._untouched = np.ones(int(self._first_blocks[-1]), dtype=bool)
+        if verify == "open":
+            for segment in self.segments:
+                segment.verify()
 
     @staticmethod
-    def open(folder: str | Path) -> Store:
+    def open(folder: str | Path, *, verify: Verify = "touch") -> Store:
         """Open the newest generation in ``folder``.
+
+        Sizes and headers of all files are compared now. ``verify`` says when the vectors' checksums are: "touch", each
+        block once, before the first score from it; "open", all of them now; "off", never.
 
         Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError (a file is missing, truncated
         or not the one that the manifest lists). Only the id index may be: it is made again, in memory, with a warning.
         """
+        if verify not in get_args(Verify):
+            raise UsageError(f"verify={verify!r}: expected one of {', '.join(get_args(Verify))}")
         path = Path(folder)
         manifest = manifests.load(path)
         while True:
             try:
-                return Store(path, manifest)
+                return Store(path, manifest, verify)
             except StoreCorruptError:
                 # a writer may have merged segments away between the two reads; then there is a newer manifest
                 newer = manifests.load(path)
@@ -75,6 +94,12 @@ class Store:
     def __len__(self) -> int:
         return len(self.index)
 
+    def refresh(self) -> Store:
+        """The newest generation: this store where there is no newer one, which stays readable all the same."""
+        if manifests.load(self.folder).generation == self.manifest.generation:
+            return self
+        return Store.open(self.folder, verify=self.verify)
+
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         return self.index.lookup(doc_ids)
 
@@ -82,18 +107,37 @@ class Store:
         """The token vectors of ``doc_ids``, copied out of the map in one piece. Raises StoreCorruptError."""
         at = self.lookup(doc_ids)
         segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
-        sources = {}
-        for number in np.unique(segments).tolist():
-            inside = segments == number
-            self.segments[number].check(starts[inside], counts[inside])
-            sources[number] = self.segments[number].values
-        # One call copies everything, in the order asked for; assigning document by document took half as long again.
-        pieces = [
-            sources[number][start:end]
-            for number, start, end in zip(segments.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
-        ]
-        values = np.concatenate([np.empty((0, self.manifest.dim), dtype=self.manifest.dtype), *pieces])
-        return Gathered(at.found, values, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        self._touch(segments, starts, counts)
+        offsets = np.zeros(counts.size + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        rows = _ranges(self._region.bases[segments] + starts, counts)
+        values = np.empty((rows.size, self.manifest.dim), dtype=self.manifest.dtype)
+        # Without "clip", which clips nothing here, NumPy would copy everything twice.
+        np.take(self._region.values, rows, axis=0, out=values, mode="clip")
+        return Gathered(at.found, values, offsets)
+
+    def _touch(
+        self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """Have the system read these rows, and verify what no one has touched before. Raises StoreCorruptError."""
+        row = self._region.values.strides[0]
+        some = counts > 0
+        base = self._first_blocks[segments[some]]
+        first, last = starts[some] * row // layout.BLOCK, ((starts + counts)[some] * row - 1) // layout.BLOCK
+        blocks = np.unique(_ranges(base + first, last - first + 1))
+        if not self._region.values.nbytes > _LARGE:  # else what was touched may have left memory since
+            blocks = blocks[self._untouched[blocks]]
+        if not blocks.size:
+            return
+        owners = np.searchsorted(self._first_blocks, blocks, side="right") - 1
+        begins = self._region.bases[owners] * row + (blocks - self._first_blocks[owners]) * layout.BLOCK
+        self._region.prefetch(begins, np.minimum(begins + layout.BLOCK, self._region.values.nbytes))
+        fresh = blocks[self._untouched[blocks]]
+        if self.verify == "touch":
+            owners = np.searchsorted(self._first_blocks, fresh, side="right") - 1
+            for number in np.unique(owners).tolist():
+                self.segments[number].verify((fresh[owners == number] - self._first_blocks[number]).tolist())
+        self._untouched[fresh] = False
 
     def describe(self, doc_ids: Sequence[str]) -> Iterator[Stored | None]:
         """For each id what is remembered of its document, or ``None``."""
@@ -116,6 +160,13 @@ class Store:
                 rows=rows,
                 posted=segment.entry.posted,
             )
+
+
+def _ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``starts[0]``, ``starts[0] + 1`` and so on, ``counts[0]`` numbers, then those of the next."""
+    ends = np.cumsum(counts)
+    numbers: npt.NDArray[np.int64] = np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if ends.size else 0)
+    return numbers
 
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from colbert_rerank.errors import StoreCorruptError
@@ -15,6 +14,7 @@ from colbert_rerank.store import columns as hdf5
 from colbert_rerank.store import files, ids, layout
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.manifest import IndexEntry, SegmentEntry
+from colbert_rerank.store.region import Part, Region
 
 REQUIRED = {
     layout.ROW_COUNTS: "<u4",
@@ -27,33 +27,28 @@ OPTIONAL = {layout.FIELD_HASHES: "|u1", layout.SEQ_NOS: "<i8", layout.PRIMARY_TE
 
 
 class Segment:
-    """One segment of a store, mapped; its values are checked block by block as they are first touched."""
+    """One segment of a store, mapped."""
 
-    def __init__(self, folder: Path, entry: SegmentEntry, dim: int, dtype: str) -> None:
-        self.path = folder / layout.SEGMENTS / entry.file
+    def __init__(self, path: Path, entry: SegmentEntry, file: Array, values: Array) -> None:
+        """Of the mapped bytes of its file, and the rows among them."""
+        self.path = path
         self.entry = entry
-        self._map = hdf5.map_file(self.path, entry.bytes)
-        try:
-            self.values: Array = hdf5.view(self._map, entry.values_offset, (entry.rows, dim), dtype)
-        except ValueError:
-            raise StoreCorruptError(
-                f"{self.path}: its values end behind the file's end, by the manifest. {layout.RESTORE}"
-            ) from None
+        self.values = values
+        self._file = file
         self._columns: dict[str, Array] | None = None
-        self._unchecked: npt.NDArray[np.bool_] | None = None
 
     @property
     def columns(self) -> Mapping[str, Array]:
         """The small columns, read on first use. Raises StoreCorruptError."""
         if self._columns is None:
-            found = hdf5.read(self.path, self._map, REQUIRED, self.entry.columns, OPTIONAL)
+            found = hdf5.read(self.path, self._file, REQUIRED, self.entry.columns, OPTIONAL)
             n = self.entry.documents
             shapes: dict[str, tuple[int, ...]] = {
                 layout.ROW_COUNTS: (n,),
                 layout.ID_LENGTHS: (n,),
                 layout.ID_BYTES: (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),),
                 layout.CONTENT_HASHES: (n, HASH_BYTES),
-                layout.BLOCK_CHECKSUMS: (-(-self.values.nbytes // layout.BLOCK),),
+                layout.BLOCK_CHECKSUMS: (self.blocks,),
             }
             shapes |= {name: (n,) for name in (layout.SEQ_NOS, layout.PRIMARY_TERMS) if name in found}
             if layout.FIELD_HASHES in found:
@@ -66,27 +61,39 @@ class Segment:
             self._columns = found
         return self._columns
 
-    def check(self, starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
-        """Verify the checksums of the blocks that these row ranges touch, each once. Raises StoreCorruptError."""
-        sums = self.columns[layout.BLOCK_CHECKSUMS]
-        if self._unchecked is None:
-            self._unchecked = np.ones(sums.size, dtype=bool)
-        if not self._unchecked.any():
-            return
-        width = self.values.strides[0]
-        touched = np.zeros(sums.size + 1, dtype=np.int64)
-        some = counts > 0
-        np.add.at(touched, starts[some] * width // layout.BLOCK, 1)
-        np.add.at(touched, ((starts + counts)[some] * width - 1) // layout.BLOCK + 1, -1)
-        raw = hdf5.raw_bytes(self.values)
-        for block in np.flatnonzero((np.cumsum(touched[:-1]) > 0) & self._unchecked).tolist():
+    @property
+    def blocks(self) -> int:
+        """How many blocks its values have, each under a checksum of its own."""
+        return -(-self.values.nbytes // layout.BLOCK)
+
+    def verify(self, blocks: Iterable[int] | None = None) -> None:
+        """Compare the checksums of these blocks, or of all. Raises StoreCorruptError."""
+        sums, raw = self.columns[layout.BLOCK_CHECKSUMS], hdf5.raw_bytes(self.values)
+        for block in range(self.blocks) if blocks is None else blocks:
             begin = block * layout.BLOCK
             if xxhash.xxh3_64_intdigest(raw[begin : begin + layout.BLOCK]) != int(sums[block]):
                 raise StoreCorruptError(
                     f"{self.path}: the vectors at byte {self.entry.values_offset + begin} are damaged, their checksum "
                     f"does not match. {layout.RESTORE}"
                 )
-            self._unchecked[block] = False
+
+
+def map_segments(folder: Path, entries: Sequence[SegmentEntry], dim: int, dtype: str) -> tuple[Region, list[Segment]]:
+    """Map segments, whose rows are one array then. Raises StoreCorruptError, StoreReadError."""
+    row = dim * np.dtype(dtype).itemsize
+    parts = []
+    for entry in entries:
+        path = folder / layout.SEGMENTS / entry.file
+        if entry.values_offset + entry.rows * row > entry.bytes:
+            raise StoreCorruptError(f"{path}: its values end behind the file's end, by the manifest. {layout.RESTORE}")
+        parts.append(Part(path, entry.bytes, entry.values_offset, entry.rows))
+    region = Region(parts, dim, dtype)
+    for number, part in enumerate(parts):
+        hdf5.check_header(part.path, region.file(number))
+    return region, [
+        Segment(part.path, entry, region.file(i), region.rows(i))
+        for i, (part, entry) in enumerate(zip(parts, entries, strict=True))
+    ]
 
 
 def write(
@@ -116,7 +123,8 @@ def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEnt
 def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
     """The columns of a generation's id index. Raises StoreCorruptError."""
     path = folder / layout.SEGMENTS / entry.file
-    found = hdf5.read(path, hdf5.map_file(path, entry.bytes), ids.COLUMNS, entry.columns)
+    file = Region([Part(path, entry.bytes, 0, 0)], 1, "uint8").file(0)
+    found = hdf5.read(path, file, ids.COLUMNS, entry.columns)
     sizes = dict.fromkeys(ids.COLUMNS, entry.documents)
     sizes[layout.ID_BYTES] = int(found[layout.ID_LENGTHS].sum(dtype=np.int64))
     for name, size in sizes.items():

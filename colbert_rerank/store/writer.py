@@ -115,7 +115,7 @@ class StoreWriter:
         """
         self._merge()
         if self.manifest.index is None:
-            opened = [self._open(entry) for entry in self.manifest.segments]
+            opened = self._open(self.manifest.segments)
             entry = segment.write_index(self.folder, self._name("ids"), ids.build([s.columns for s in opened]))
             self._save(self.manifest.next(index=entry, complete=complete))
         elif self.manifest.complete != complete:
@@ -151,14 +151,14 @@ class StoreWriter:
 
     def _join(self, entries: Sequence[SegmentEntry]) -> SegmentEntry:
         """One segment of the live documents of several, in their order."""
-        parts = [self._open(entry) for entry in entries]
+        parts = self._open(entries)
         live = ids.build([p.columns for p in parts])
         chunks: list[Array] = []
         kept: list[Array] = []
         for number, part in enumerate(parts):
             counts = part.columns[layout.ROW_COUNTS].astype(np.int64)
             starts = np.cumsum(counts) - counts
-            part.check(starts, counts)
+            part.verify()
             keep = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number])
             kept.append(keep)
             if keep.size == counts.size:
@@ -171,8 +171,8 @@ class StoreWriter:
         entry = segment.write(self.folder, self._name(), small, chunks, shape, self.manifest.dtype)
         return replace(entry, posted=entries[0].posted)
 
-    def _open(self, entry: SegmentEntry) -> Segment:
-        return Segment(self.folder, entry, self.manifest.dim, self.manifest.dtype)
+    def _open(self, entries: Sequence[SegmentEntry]) -> list[Segment]:
+        return segment.map_segments(self.folder, entries, self.manifest.dim, self.manifest.dtype)[1]
 
     def _name(self, kind: str = "segment") -> str:
         number = f"{self.manifest.generation + 1:08d}-{secrets.token_hex(4)}"

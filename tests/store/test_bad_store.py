@@ -272,7 +272,7 @@ def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
     second.rename(first)
     (tmp_path / "kept").rename(second)
     with pytest.raises(StoreCorruptError, match="not the file that the manifest lists"):
-        Store.open(tmp_path).gather(["a"])
+        Store.open(tmp_path).gather(["b"])
 
 
 def test_not_a_file_of_hdf5(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -280,7 +280,7 @@ def test_not_a_file_of_hdf5(folder: Path, caplog: pytest.LogCaptureFixture) -> N
     index.write_bytes(b"x" * index.stat().st_size)
     rebuilt(folder, caplog, index.name, "not a readable HDF5 file")
     segment.write_bytes(b"x" * segment.stat().st_size)
-    refused(folder, segment.name, "not a readable HDF5 file")
+    refused(folder, segment.name, "its header is not that of a file of this store")
 
 
 def test_the_id_index_of_another_store_of_the_same_ids_is_not_used(
