@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "model": ("colbert_rerank.cli.model", "model"),
+    "store": ("colbert_rerank.cli.store", "store"),
 }
 
 _KEPT = "interrupted; what was stored is kept, and the same command goes on from there"

@@ -29,9 +29,12 @@ except SystemExit as end:
 sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
-GROUP = "model"  # the one command that has commands
-LEAVES = [*(name for name in COMMANDS if name != GROUP), "model show", "model check"]
-PAGES = ["", GROUP, *LEAVES]
+GROUPS = ("model", "store")  # the commands that have commands
+LEAVES = [
+    *(name for name in COMMANDS if name not in GROUPS),
+    *("model show", "model check", "store info", "store verify"),
+]
+PAGES = ["", *GROUPS, *LEAVES]
 every_page = pytest.mark.parametrize("command", PAGES, ids=lambda name: name or "colbert-rerank")
 every_command = pytest.mark.parametrize("command", LEAVES)
 
@@ -106,9 +109,12 @@ def test_the_list_of_commands_shows_a_whole_sentence(command: str) -> None:
 
 
 def test_all_commands_are_looked_at() -> None:
-    group = loaded(GROUP)
-    assert isinstance(group, click.Group)
-    assert sorted(LEAVES) == sorted({*COMMANDS} - {GROUP} | {f"{GROUP} {name}" for name in group.commands})
+    found = {*COMMANDS} - {*GROUPS}
+    for name in GROUPS:
+        group = loaded(name)
+        assert isinstance(group, click.Group)
+        found |= {f"{name} {command}" for command in group.commands}
+    assert sorted(LEAVES) == sorted(found)
 
 
 @every_command
@@ -120,7 +126,7 @@ def test_the_readme_names_no_option_that_there_is_not() -> None:
     text = README.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^colbert-rerank .*$", text, flags=re.M):
         _, command, *rest = line.partition("#")[0].split()
-        if command == GROUP:
+        if command in GROUPS:
             command = f"{command} {rest.pop(0)}"
         known = {name for param in loaded(command).params for name in param.opts}
         assert {word for word in rest if word.startswith("--")} <= known, line

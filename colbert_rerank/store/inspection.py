@@ -1,0 +1,71 @@
+"""Looking at a whole store: what it holds, and whether every byte of it is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.store import ids, layout, segment
+from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.manifest import Manifest
+from colbert_rerank.store.reader import Store
+
+
+def facts(store: Store) -> dict[str, Any]:
+    """What a store says of itself, by name, in words or numbers."""
+    manifest = store.manifest
+    sizes = [entry.bytes for entry in manifest.segments]
+    written = sum(entry.documents for entry in manifest.segments)
+    return {
+        "store": str(store.folder),
+        "store id": manifest.store_id,
+        "format": layout.FORMAT,
+        "generation": manifest.generation,
+        "documents": len(store),
+        "replaced documents": written - len(store),
+        "token vectors": manifest.rows,
+        "dimensions": manifest.dim,
+        "dtype": manifest.dtype,
+        "bytes": sum(sizes) + (manifest.index.bytes if manifest.index else 0),
+        "segments": len(manifest.segments),
+        "last ingest": "complete" if manifest.complete else "interrupted, under way, or with documents left out",
+        "index": f"{manifest.origin.kind} {manifest.origin.name} {manifest.origin.uuid}" if manifest.origin else "none",
+        "fields": ", ".join(manifest.recipe.fields),
+        "model": manifest.provenance.get("model", ""),
+        "choices": manifest.provenance.get("choices", {}),
+        "made on": " ".join(str(manifest.provenance.get(key, "")) for key in ("device", "compute_dtype")).strip(),
+    }
+
+
+def damages(folder: Path) -> Iterator[str]:
+    """Read a store from the first byte to the last; yield what is not as it was written, file by file.
+
+    Raises StoreError where there is no manifest to compare with.
+    """
+    manifest = manifests.load(folder)
+    sound = []
+    for entry in manifest.segments:
+        try:
+            _, (one,) = segment.map_segments(folder, [entry], manifest.dim, manifest.dtype)
+            one.verify()
+            sound.append(one)
+        except StoreCorruptError as error:
+            yield str(error)
+    if len(sound) == len(manifest.segments):
+        yield from _index_damages(folder, manifest, ids.build([one.columns for one in sound]))
+
+
+def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -> Iterator[str]:
+    if manifest.index is None:
+        return
+    try:
+        found = segment.read_index(folder, manifest.index)
+    except StoreCorruptError as error:
+        yield f"{segment.index_fault(error)}. The next ingest writes the id index again"
+        return
+    if any(not np.array_equal(found[name], expected[name]) for name in expected):
+        yield f"{folder / layout.SEGMENTS / manifest.index.file}: it is not the id index of these segments"
