@@ -65,6 +65,26 @@ def speed(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def store(data: dict[str, Any]) -> str:
+    lines = [
+        f"Gathering the token vectors of random documents ({data['tokens']} vectors each, {data['dim']} dimensions, fp16) "
+        f"from a store of {data['stored']:,}, in milliseconds (median), beside one plain copy of the same bytes and beside "
+        "h5py:",
+        "",
+        "| segments | documents | gather | a plain copy | h5py, a slice a document | h5py, fancy indexing | first touch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        ms = [row[f"{name}_ms"] for name in ("gather", "copy", "h5py_slices", "h5py_fancy", "first_touch")]
+        cells = [f"{row['segments']:,}", f"{row['documents']:,}", *(f"{value:,.1f}" for value in ms)]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "The first touch is of another store each time; it compares the checksums of what it reads. Fancy indexing is "
+    )
+    note += "of 200 documents, as many times as they fit."
+    return "\n".join([*lines, "", note, source("store", data)])
+
+
 def query_encoding(data: dict[str, Any]) -> str:
     ms = {(row["backend"], part): row[part]["median_ms"] for row in data["rows"] for part in ("encode", "together")}
     gain = {part: ms["torch", part] / ms["onnx", part] for part in ("encode", "together")}
@@ -118,7 +138,7 @@ def source(name: str, data: dict[str, Any], up: str = "") -> str:
     return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
 
 
-PAGES = {README: (quality, speed, query_encoding), CHECKPOINTS: (parity,)}
+PAGES = {README: (quality, speed, store, query_encoding), CHECKPOINTS: (parity,)}
 
 
 def rendered(page: Path) -> str:
