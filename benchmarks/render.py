@@ -67,20 +67,18 @@ def speed(data: dict[str, Any]) -> str:
 
 def store(data: dict[str, Any]) -> str:
     lines = [
-        f"Gathering the token vectors of random documents ({data['tokens']} vectors each, {data['dim']} dimensions, fp16) "
-        f"from a store of {data['stored']:,}, in milliseconds (median), beside one plain copy of the same bytes and beside "
-        "h5py:",
+        f"Gathering the token vectors of random documents ({data['tokens']} vectors each, {data['dim']} dimensions, "
+        f"fp16) from a store of {data['stored']:,}, in milliseconds (median), beside one plain copy of the same bytes "
+        "and beside h5py:",
         "",
-        "| segments | documents | gather | a plain copy | h5py, a slice a document | h5py, fancy indexing | first touch |",
+        "| segments | documents | gather | plain copy | h5py, a slice a document | h5py, fancy indexing | first touch |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
         ms = [row[f"{name}_ms"] for name in ("gather", "copy", "h5py_slices", "h5py_fancy", "first_touch")]
         cells = [f"{row['segments']:,}", f"{row['documents']:,}", *(f"{value:,.1f}" for value in ms)]
         lines.append(f"| {' | '.join(cells)} |")
-    note = (
-        "The first touch is of another store each time; it compares the checksums of what it reads. Fancy indexing is "
-    )
+    note = "The first touch is of a store just opened; it compares the checksums of what it reads. Fancy indexing is "
     note += "of 200 documents, as many times as they fit."
     return "\n".join([*lines, "", note, source("store", data)])
 
