@@ -71,7 +71,7 @@ def store(data: dict[str, Any]) -> str:
         f"fp16) from a store of {data['stored']:,}, in milliseconds (median), beside one plain copy of the same bytes "
         "and beside h5py:",
         "",
-        "| segments | documents | gather | plain copy | h5py, a slice a document | h5py, fancy indexing | first touch |",
+        "| segments | documents | gather | plain copy | h5py, a slice a document | fancy indexing | first touch |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
