@@ -58,17 +58,20 @@ class IdIndex:
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         """Where these ids lie, by binary search over the hashes."""
         keys = [doc_id.encode("utf-8", "surrogatepass") for doc_id in doc_ids]
+        asked = _Keys(np.frombuffer(b"".join(keys), dtype=np.uint8), np.fromiter(map(len, keys), np.int64, len(keys)))
         hashes = hash_ids(keys, len(keys))
-        places = np.searchsorted(self._hashes, hashes, side="left")
+        order = np.argsort(hashes)  # neighbours are looked for one after the other, while they are in the cache
+        places = np.empty_like(order)
+        places[order] = np.searchsorted(self._hashes, hashes[order], side="left")
         found = np.zeros(len(keys), dtype=bool)
-        open_ = np.arange(len(keys))
-        while open_.size:  # more than once only where two ids share a hash
-            open_ = open_[places[open_] < len(self)]
-            open_ = open_[self._hashes[places[open_]] == hashes[open_]]
-            same = self._equal(places[open_], [keys[i] for i in open_])
-            found[open_[same]] = True
-            open_ = open_[~same]
-            places[open_] += 1
+        left = np.arange(len(keys))
+        while left.size:  # more than once only where two ids share a hash
+            left = left[places[left] < len(self)]
+            left = left[self._hashes[places[left]] == hashes[left]]
+            same = self._equal(places[left], asked, left)
+            found[left[same]] = True
+            left = left[~same]
+            places[left] += 1
         places[~found] = 0
         column = {name: self._take(name, places) for name in _PLACE}
         return Locations(found, *(column[name] for name in _PLACE))
@@ -79,19 +82,30 @@ class IdIndex:
         taken: npt.NDArray[np.int64] = self.columns[name][places].astype(np.int64)
         return taken
 
-    def _equal(self, places: npt.NDArray[np.int64], keys: list[bytes]) -> npt.NDArray[np.bool_]:
-        """Which of the ids stored at ``places`` are ``keys``."""
-        lengths = np.fromiter(map(len, keys), dtype=np.int64, count=len(keys))
-        same: npt.NDArray[np.bool_] = self._lengths[places] == lengths
-        if not same.any():
+    def _equal(
+        self, places: npt.NDArray[np.int64], asked: _Keys, which: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether the id stored at each of ``places`` is the one that was asked for."""
+        sizes = self._lengths[places]
+        same: npt.NDArray[np.bool_] = sizes == asked.lengths[which]
+        places, which, sizes = places[same], which[same], sizes[same]
+        if not sizes.size:
             return same
-        kept = np.flatnonzero(same)
-        sizes = lengths[kept]
         begins = np.cumsum(sizes) - sizes
-        spread = np.arange(int(sizes.sum())) - np.repeat(begins - self._starts[places[kept]], sizes)
-        asked = np.frombuffer(b"".join(keys[i] for i in kept), dtype=np.uint8)
-        same[kept] = np.logical_and.reduceat(self.columns[layout.ID_BYTES][spread] == asked, begins)
+        steps = np.arange(int(sizes.sum()))
+        stored = self.columns[layout.ID_BYTES][steps + np.repeat(self._starts[places] - begins, sizes)]
+        given = asked.bytes[steps + np.repeat(asked.starts[which] - begins, sizes)]
+        same[same] = np.logical_and.reduceat(stored == given, begins)
         return same
+
+
+class _Keys:
+    """Ids as they are compared: their bytes, one behind the other."""
+
+    def __init__(self, joined: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> None:
+        self.bytes = joined
+        self.lengths = lengths
+        self.starts = np.cumsum(lengths) - lengths
 
 
 _PLACE = (layout.SEGMENT_NUMBERS, layout.ORDINALS, layout.ROW_STARTS, layout.ROW_COUNTS)
