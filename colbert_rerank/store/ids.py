@@ -91,11 +91,9 @@ class IdIndex:
         places, which, sizes = places[same], which[same], sizes[same]
         if not sizes.size:
             return same
-        begins = np.cumsum(sizes) - sizes
-        steps = np.arange(int(sizes.sum()))
-        stored = self.columns[layout.ID_BYTES][steps + np.repeat(self._starts[places] - begins, sizes)]
-        given = asked.bytes[steps + np.repeat(asked.starts[which] - begins, sizes)]
-        same[same] = np.logical_and.reduceat(stored == given, begins)
+        stored = self.columns[layout.ID_BYTES][ranges(self._starts[places], sizes)]
+        given = asked.bytes[ranges(asked.starts[which], sizes)]
+        same[same] = np.logical_and.reduceat(stored == given, np.cumsum(sizes) - sizes)
         return same
 
 
@@ -109,6 +107,13 @@ class _Keys:
 
 
 _PLACE = (layout.SEGMENT_NUMBERS, layout.ORDINALS, layout.ROW_STARTS, layout.ROW_COUNTS)
+
+
+def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``starts[0]``, ``starts[0] + 1`` and so on, ``counts[0]`` numbers, then those of the next."""
+    ends = np.cumsum(counts)
+    numbers: npt.NDArray[np.int64] = np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if ends.size else 0)
+    return numbers
 
 
 def hash_ids(keys: Iterable[bytes | memoryview], count: int) -> npt.NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.store import ids, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
-from colbert_rerank.store.ids import IdIndex, Locations
+from colbert_rerank.store.ids import IdIndex, Locations, ranges
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.segment import Segment, index_fault, map_segments, read_index
 from colbert_rerank.store.unit import UNKNOWN
@@ -110,7 +110,7 @@ class Store:
         self._touch(segments, starts, counts)
         offsets = np.zeros(counts.size + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
-        rows = _ranges(self._region.bases[segments] + starts, counts)
+        rows = ranges(self._region.bases[segments] + starts, counts)
         values = np.empty((rows.size, self.manifest.dim), dtype=self.manifest.dtype)
         # Without "clip", which clips nothing here, NumPy would copy everything twice.
         np.take(self._region.values, rows, axis=0, out=values, mode="clip")
@@ -124,20 +124,20 @@ class Store:
         some = counts > 0
         base = self._first_blocks[segments[some]]
         first, last = starts[some] * row // layout.BLOCK, ((starts + counts)[some] * row - 1) // layout.BLOCK
-        blocks = np.unique(_ranges(base + first, last - first + 1))
+        blocks = np.unique(ranges(base + first, last - first + 1))
         if not self._region.values.nbytes > _LARGE:  # else what was touched may have left memory since
             blocks = blocks[self._untouched[blocks]]
         if not blocks.size:
             return
         owners = np.searchsorted(self._first_blocks, blocks, side="right") - 1
-        begins = self._region.bases[owners] * row + (blocks - self._first_blocks[owners]) * layout.BLOCK
+        inside = blocks - self._first_blocks[owners]
+        begins = self._region.bases[owners] * row + inside * layout.BLOCK
         self._region.prefetch(begins, np.minimum(begins + layout.BLOCK, self._region.values.nbytes))
-        fresh = blocks[self._untouched[blocks]]
         if self.verify == "touch":
-            owners = np.searchsorted(self._first_blocks, fresh, side="right") - 1
-            for number in np.unique(owners).tolist():
-                self.segments[number].verify((fresh[owners == number] - self._first_blocks[number]).tolist())
-        self._untouched[fresh] = False
+            fresh = self._untouched[blocks]
+            for number in np.unique(owners[fresh]).tolist():
+                self.segments[number].verify(inside[fresh & (owners == number)].tolist())
+        self._untouched[blocks] = False
 
     def describe(self, doc_ids: Sequence[str]) -> Iterator[Stored | None]:
         """For each id what is remembered of its document, or ``None``."""
@@ -160,13 +160,6 @@ class Store:
                 rows=rows,
                 posted=segment.entry.posted,
             )
-
-
-def _ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``starts[0]``, ``starts[0] + 1`` and so on, ``counts[0]`` numbers, then those of the next."""
-    ends = np.cumsum(counts)
-    numbers: npt.NDArray[np.int64] = np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if ends.size else 0)
-    return numbers
 
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:
