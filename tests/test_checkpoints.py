@@ -58,6 +58,17 @@ def state(name: str, **values: object) -> Change:
     return apply
 
 
+def leave_out(name: str, key: str) -> Change:
+    """Take a key out of a JSON file."""
+
+    def apply(folder: Path) -> None:
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        del data[key]
+        (folder / name).write_text(json.dumps(data), encoding="utf-8")
+
+    return apply
+
+
 def put(name: str, content: bytes) -> Change:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -338,6 +349,29 @@ def test_what_metadata_says_is_done(folder: Path) -> None:
     [document] = encoder.tokenize_documents(["late, " * 100])
     assert len(document.ids) == 50
     assert len(encoder.encode_documents(["late, " * 100])[0]) == 50, "punctuation is kept"
+
+
+def test_punctuation_is_what_decodes_to_it_where_no_file_says_what_to_skip(folder: Path) -> None:
+    """Before a mark SentencePiece puts a space, often a token: colbert-ai's rule drops that one and keeps the mark."""
+    stated = Encoder.load(str(JINA_V2), device="cpu")
+    shutil.rmtree(folder)
+    shutil.copytree(JINA_V2, folder)
+    leave_out("artifact.metadata", "mask_punctuation")(folder)
+    unstated = Encoder.load(str(folder), device="cpu")
+    name = unstated.checkpoint.tokenizer.convert_ids_to_tokens
+    skipped, by_its_authors = (set(name(list(e.checkpoint.spec.skip_ids))) for e in (unstated, stated))
+    assert (skipped - by_its_authors) >= {"!", "?", "-"}
+    assert by_its_authors - skipped == {"▁"}
+    assert "decodes to a punctuation mark" in unstated.checkpoint.assumed["mask_punctuation"]
+    assert "mask_punctuation" not in stated.checkpoint.assumed
+    few, all_of_them = (len(e.encode_documents(["late - interaction!"])[0]) for e in (unstated, stated))
+    assert few != all_of_them
+
+
+def test_word_pieces_of_punctuation_are_the_same_by_either_rule(folder: Path) -> None:
+    stated = load_checkpoint(str(folder)).spec
+    leave_out("artifact.metadata", "mask_punctuation")(folder)
+    assert load_checkpoint(str(folder)).spec == stated
 
 
 def test_how_a_tokenizer_cut_and_padded_in_training_is_not_how_texts_are_read(folder: Path, tiny: Path) -> None:

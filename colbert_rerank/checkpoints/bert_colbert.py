@@ -8,7 +8,7 @@ is filled with [MASK] to its length; document rows of punctuation may be dropped
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.checkpoints.files import Files
@@ -40,6 +40,23 @@ def no_projection(files: Files) -> CheckpointError:
     )
 
 
+def first_of_punctuation(tokenizer: Any) -> set[int]:
+    """The first id of each ASCII punctuation mark, as the authors' skip list has it."""
+    encode = tokenizer.backend_tokenizer.encode
+    return {int(encode(symbol, add_special_tokens=False).ids[0]) for symbol in string.punctuation}
+
+
+def decoded_punctuation(tokenizer: Any) -> set[int]:
+    """The ids that stand for one ASCII punctuation mark, with a space before it or without.
+
+    Of word pieces they are those of ``first_of_punctuation``. SentencePiece begins a text with a space, which is often
+    a token of its own: the authors' rule then drops the space and keeps the mark.
+    """
+    backend = tokenizer.backend_tokenizer
+    texts = backend.decode_batch([[i] for i in range(backend.get_vocab_size())], skip_special_tokens=False)
+    return {i for i, text in enumerate(texts) if text.strip() in set(string.punctuation)}
+
+
 def build(
     files: Files,
     tensors: Mapping[str, torch.Tensor],
@@ -48,14 +65,17 @@ def build(
     markers: tuple[int, int],
     layout: str,
     assumed: Mapping[str, str],
+    skip_list: Callable[[Any], set[int]] = first_of_punctuation,
 ) -> Built:
     """From ``tensors`` of ``files``; tokenizer and config.json are those of ``base``, ``settings`` as colbert-ai names
-    them: query_maxlen, doc_maxlen, mask_punctuation, attend_to_mask_tokens, similarity."""
+    them: query_maxlen, doc_maxlen, mask_punctuation, attend_to_mask_tokens, similarity.
+    ``skip_list`` finds the ids of punctuation in a tokenizer."""
     folder = files.folder
     prefix = BACKBONE if holds(tensors, PROJECTION, BACKBONE) else ROTARY
     backbone, config, positions = _bert(tensors, base) if prefix == BACKBONE else _rotary(base)
     head = linear(tensors[PROJECTION], None, config.hidden_size, folder, PROJECTION)
-    spec = _spec(files, base, settings, markers, len(tensors[PROJECTION]), positions)
+    skip = skip_list(base.tokenizer) if flag(folder, settings, "mask_punctuation") else set()
+    spec = _spec(files, base, settings, markers, skip, len(tensors[PROJECTION]), positions)
     assumed = {**assumed, **unstated(base, config)}
     if prefix == ROTARY and not hasattr(config, "rotary_emb_base"):
         assumed = {**assumed, "rotary_emb_base": "10000, the default of the authors' code"}
@@ -102,7 +122,13 @@ def _check_kind(base: Files, key: str, needed: object, prefix: str) -> None:
 
 
 def _spec(
-    files: Files, base: Files, settings: Mapping[str, Any], markers: tuple[int, int], dim: int, positions: int
+    files: Files,
+    base: Files,
+    settings: Mapping[str, Any],
+    markers: tuple[int, int],
+    skip: set[int],
+    dim: int,
+    positions: int,
 ) -> EncoderSpec:
     folder, tokenizer = files.folder, base.tokenizer
     if settings["similarity"] not in ("cosine", "l2"):
@@ -112,7 +138,6 @@ def _spec(
     check_lengths(folder, {key: settings[key] for key in ("query_maxlen", "doc_maxlen")}, positions)
     check_empty_text(folder, tokenizer)
     cls, sep, pad = (base.special_id("cls"),), (base.special_id("sep"),), base.special_id("pad")
-    skip = punctuation(tokenizer) if flag(folder, settings, "mask_punctuation") else set()
     return EncoderSpec(
         dim=dim,
         query=TextRules((*cls, markers[0]), sep, settings["query_maxlen"]),
@@ -139,9 +164,3 @@ def marker(folder: object, tokenizer: Any, token: object) -> int:
     if found is None or found == tokenizer.unk_token_id:
         raise CheckpointError(f"{folder}: the marker {token!r} is not in the tokenizer's vocabulary")
     return int(found)
-
-
-def punctuation(tokenizer: Any) -> set[int]:
-    """The first id of each ASCII punctuation mark, as the authors' skip list has it."""
-    encode = tokenizer.backend_tokenizer.encode
-    return {int(encode(symbol, add_special_tokens=False).ids[0]) for symbol in string.punctuation}

@@ -39,7 +39,13 @@ def build(files: Files, choices: Choices) -> Built:
             raise CheckpointError(f"{files.folder}: {METADATA} says {key} {stated[key]!r}, which is not MaxSim")
     assumed = defaults_of(files, METADATA, stated, DEFAULTS, "colbert-ai")
     markers = marker_ids(files, settings)
-    return bert_colbert.build(files, files.tensors, files, settings, markers, f"an {NAME} checkpoint", assumed)
+    if "mask_punctuation" in stated:
+        skip_list = bert_colbert.first_of_punctuation  # quirks included: its authors' scores have them
+    else:
+        skip_list = bert_colbert.decoded_punctuation
+        assumed["mask_punctuation"] = "True, colbert-ai's default, of every token that decodes to a punctuation mark"
+    layout = f"an {NAME} checkpoint"
+    return bert_colbert.build(files, files.tensors, files, settings, markers, layout, assumed, skip_list)
 
 
 def marker_ids(files: Files, settings: Mapping[str, Any]) -> tuple[int, int]:
