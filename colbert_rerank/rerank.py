@@ -23,8 +23,9 @@ from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, NonFiniteError, UsageError
-from colbert_rerank.maxsim import maxsim, packed
+from colbert_rerank.maxsim import packed
 from colbert_rerank.store import Gathered, Store
+from colbert_rerank.store.codecs import encode
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 
 DECIMALS = 6
@@ -68,15 +69,29 @@ class Reranker:
     ``missing`` says what becomes of a candidate without vectors: "first_stage" puts it after all scored ones, in
     first-stage order; "encode" encodes its text now (needs ``fetch``); "drop" leaves it out; "error" raises
     MissingVectorsError. ``interpolate`` a ranks by a z(first stage) + (1 - a) z(MaxSim) over the scored candidates.
+    ``rescore`` n is a cascade: all are scored by the store's sketches, and the best n again by its vectors; the others
+    stand below them, in the order of their sketches.
     """
 
     def __init__(
-        self, store: Store, encoder: Encoder, *, missing: Missing = "first_stage", interpolate: float | None = None
+        self,
+        store: Store,
+        encoder: Encoder,
+        *,
+        missing: Missing = "first_stage",
+        interpolate: float | None = None,
+        rescore: int | None = None,
     ) -> None:
         if missing not in get_args(Missing):
             raise UsageError(f"missing={missing!r}: expected one of {', '.join(get_args(Missing))}")
         if interpolate is not None and not 0 <= interpolate <= 1:
             raise UsageError(f"interpolate={interpolate}: expected 0 (MaxSim alone) to 1 (first stage alone)")
+        if rescore is not None and (rescore < 1 or store.sketch_codec is None):
+            has = f"{store.folder} has none; `store compact --sketches CODEC` makes them"
+            raise UsageError(
+                f"rescore={rescore}: "
+                + ("expected 1 or more" if store.sketch_codec else f"a cascade begins with sketches, and {has}")
+            )
         identity.check(
             store.folder,
             "model",
@@ -98,6 +113,7 @@ class Reranker:
         self.encoder = encoder
         self.missing: Missing = missing
         self.interpolate = interpolate
+        self.rescore = rescore
         self.report = Report()
 
     @staticmethod
@@ -166,23 +182,36 @@ class Reranker:
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
-        with self._timed("gather"):
-            gathered = self.store.gather(ids)
-        with self._timed("score"):
-            scores = np.full(len(ids), -np.inf)
-            scores[gathered.found] = self._maxsim(
-                Q, gathered, [i for i, f in zip(ids, gathered.found, strict=True) if f]
-            )
+        if self.rescore is None:
+            scores = self._scored(Q, ids)
+        else:
+            scores = self._scored(Q, ids, sketches=True)
+            best = np.argsort(-scores, kind="stable")[: self.rescore]
+            exact = self._scored(Q, [ids[i] for i in best.tolist()])
+            scores = _above(scores, best, exact)
         unscored = np.flatnonzero(np.isneginf(scores))
         if unscored.size:
             self._supply(Q, query, ids, unscored, scores, fetch)
         with self._timed("order"):
             return self._order(query, first_stage, scores)
 
+    def _scored(
+        self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Scores [n] of documents by id; minus infinity where there are no vectors."""
+        with self._timed("gather"):
+            gathered = self.store.gather(ids, sketches=sketches)
+        with self._timed("score"):
+            scores = np.full(len(ids), -np.inf)
+            scores[gathered.found] = self._maxsim(
+                Q, gathered, [i for i, f in zip(ids, gathered.found, strict=True) if f]
+            )
+        return scores
+
     def _maxsim(self, Q: npt.NDArray[np.float32], docs: Gathered, ids: Sequence[str]) -> npt.NDArray[np.float64]:
         spec = self.encoder.checkpoint.spec
         scores = packed.scores(
-            Q, docs.values, docs.offsets, str(self.encoder.device), spec.similarity, spec.aggregation
+            Q, docs.values, docs.offsets, str(self.encoder.device), spec.similarity, spec.aggregation, codec=docs.codec
         )
         bad = ~np.isfinite(scores) & (np.diff(docs.offsets) > 0)  # a document without rows scores minus infinity
         if bad.any():
@@ -209,19 +238,12 @@ class Reranker:
             if fetch is None:
                 raise UsageError("missing='encode' needs the candidates' texts: pass fetch, or choose another policy")
             with self._timed("encode_missing"):
-                encoded, spec = self._encode(fetch(names)), self.encoder.checkpoint.spec
+                encoded = self._encode(fetch(names))
             for i in unscored.tolist():
                 if ids[i] in encoded:
-                    matrix = encoded[ids[i]]
-                    scores[i] = maxsim(
-                        Q,
-                        matrix,
-                        [0, len(matrix)],
-                        similarity=spec.similarity,
-                        aggregation=spec.aggregation,
-                        device=str(self.encoder.device),
-                        doc_ids=[ids[i]],
-                    )[0]
+                    rows, codec = encode(self.store.codec, encoded[ids[i]]), self.store.codec
+                    one = Gathered(np.ones(1, dtype=bool), rows, np.array([0, len(rows)]), codec)
+                    scores[i] = self._maxsim(Q, one, [ids[i]])[0]
             self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
         left = int(np.isneginf(scores).sum())
         self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
@@ -231,7 +253,7 @@ class Reranker:
         recipe = self.store.manifest.recipe
         texts = {d.doc_id: text for d in documents if (text := recipe.text(d.fields))}
         tokens = self.encoder.tokenize_documents(list(texts.values()))
-        return dict(zip(texts, self.encoder.encode_tokens(tokens, self.store.manifest.dtype), strict=True))
+        return dict(zip(texts, self.encoder.encode_tokens(tokens, self.store.manifest.vector_dtype), strict=True))
 
     def _order(
         self, query: Query, first_stage: Sequence[ScoredDoc], scores: npt.NDArray[np.float64]
@@ -337,6 +359,21 @@ def _check_candidates(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
     ids = Counter(c.doc_id for c in first_stage)
     if len(ids) < len(first_stage):
         raise InputError(f"{_named(query)}: candidate {ids.most_common(1)[0][0]!r} is given twice")
+
+
+def _above(
+    scores: npt.NDArray[np.float64], best: npt.NDArray[np.int64], exact: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """``scores`` with the ``exact`` ones of the ``best``, and all others moved below these, if they are not."""
+    final = scores.copy()
+    final[best] = exact
+    others = np.ones(scores.size, dtype=bool)
+    others[best] = False
+    others &= np.isfinite(scores)
+    if others.any():
+        overlap = scores[others].max() + UNSCORED_STEP - exact[np.isfinite(exact)].min()
+        final[others] -= max(0.0, overlap)
+    return final
 
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -56,6 +56,11 @@ class Qrel(NamedTuple):
     relevance: int
 
 
+# How a store keeps vectors: see `colbert_rerank.store.codecs`.
+FLOATS = ("float16", "float32")
+RESIDUALS = {"residual4": 4, "residual2": 2, "residual1": 1}  # bits a dimension
+CODECS = (*FLOATS, "int8", *RESIDUALS, "binary")
+
 OPENSEARCH = "opensearch"
 QUALIFIED = "opensearch, ids INDEX/ID"
 BM25 = "bm25"

@@ -21,7 +21,8 @@ from ingest.validation import InputReport
 def new_manifest(
     encoder: Encoder,
     recipe: Recipe,
-    dtype: str,
+    codec: str,
+    sketches: str = "",
     origin: Origin | None = None,
     store_id: str = "",
     index_name: str = "",
@@ -34,7 +35,8 @@ def new_manifest(
     return Manifest(
         store_id=store_id,
         dim=encoder.dim,
-        dtype=dtype,
+        codec=codec,
+        sketches=sketches,
         query_identity=identity.query_identity(encoder.checkpoint),
         document_identity=identity.document_identity(encoder.checkpoint, recipe),
         provenance=identity.provenance(encoder) | ({"index": index_name} if index_name else {}),
@@ -56,15 +58,18 @@ def check_encoder(encoder: Encoder, recipe: Recipe) -> None:
         )
 
 
-def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, dtype: str) -> None:
+def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, codec: str, sketches: str) -> None:
     manifest, folder = writer.manifest, writer.folder
     advice = f"Ingest into another folder, or with what this store was made with ({identity.described(manifest)})"
     given = identity.query_identity(encoder.checkpoint)
     identity.check(folder, "model", manifest.query_identity, given, advice)
     given = identity.document_identity(encoder.checkpoint, recipe)
     identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
-    if manifest.dtype != dtype:
-        raise StoreMismatchError(f"{folder}: holds {manifest.dtype} vectors, {dtype} was asked for. {advice}")
+    for what, held, asked in (("vectors", manifest.codec, codec), ("sketches", manifest.sketches, sketches)):
+        if held != asked:
+            raise StoreMismatchError(
+                f"{folder}: holds {held or 'no'} {what}, {asked or 'none'} was asked for. {advice}"
+            )
 
 
 def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: bool) -> FirstStage:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import compress, count, islice, pairwise
+from itertools import compress, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,7 +121,8 @@ def ingest(
     first_stage: FirstStageOpener | None = None,
     index: Index | None = None,
     index_name: str = "",
-    dtype: str = "float16",
+    codec: str = "float16",
+    sketches: str = "",
     allow_other_index: bool = False,
     progress: Callable[[IngestReport], None] = lambda report: None,
 ) -> Manifest:
@@ -138,15 +139,15 @@ def ingest(
     too, and when the first stage is lost.
     """
     check_encoder(encoder, recipe)
-    with writing(folder, new_manifest(encoder, recipe, dtype)) as writer:
+    with writing(folder, new_manifest(encoder, recipe, codec, sketches)) as writer:
         empty = is_empty(writer.manifest)
         if not empty:
-            check_identity(writer, encoder, recipe, dtype)
+            check_identity(writer, encoder, recipe, codec, sketches)
             writer.remember(model=identity.model_name(encoder), choices=identity.choices_made(encoder))
         stage = open_first_stage(first_stage, writer, empty or allow_other_index) if first_stage else None
         origin = stage.origin if stage else index.origin if index else None
         if empty:  # a first ingest that failed does not bind the next one
-            writer.renew(new_manifest(encoder, recipe, dtype, origin, writer.manifest.store_id, index_name))
+            writer.renew(new_manifest(encoder, recipe, codec, sketches, origin, writer.manifest.store_id, index_name))
         check_index(writer, origin, stage, index, index_name, allow_other_index)
         if origin is None:
             stage = Bm25FirstStage(_bm25_beside(writer))
@@ -205,7 +206,7 @@ def _encode_all(
     progress: Callable[[IngestReport], None],
 ) -> None:
     """Encode unit after unit here; seal and post each in the background, one at a time."""
-    row_bytes = writer.manifest.dim * np.dtype(writer.manifest.dtype).itemsize
+    row_bytes = writer.manifest.dim * np.dtype(writer.manifest.vector_dtype).itemsize
     tokens_of = PAGE_TOKENS if writer.manifest.recipe.pages else UNIT_TOKENS
     limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
     before = Store(writer.folder, writer.manifest)
@@ -221,7 +222,7 @@ def _encode_all(
                 for work in _works(documents, before, encoder, limit, hashed, foreign, report, progress):
                     tokens = [t for t in work.tokens if t]
                     with report.timed("encode"):
-                        for batch in encoder.encode_batches(tokens, writer.manifest.dtype):
+                        for batch in encoder.encode_batches(tokens, writer.manifest.vector_dtype):
                             matrices.update(batch)
                             report.encoded += len(batch)
                             report.rows += sum(map(len, batch.values()))
@@ -258,15 +259,15 @@ def _unit(
 ) -> tuple[Unit, list[Posting]]:
     """The documents of ``work`` that have their vectors: in ``matrices``, by number of those encoded, or stored."""
     unit, postings = writer.unit(), list(work.again)
-    kept = iter(_stored(before, [r.document.doc_id for r in work.new if r.rows >= 0]))
+    kept = iter(before.stored_rows([r.document.doc_id for r in work.new if r.rows >= 0]))
     numbers = count()
     for document, text, digest, fields_digest, rows in work.new:
-        matrix = matrices.get(next(numbers)) if rows < 0 else next(kept)
-        if matrix is None:
+        vectors = matrices.get(next(numbers)) if rows < 0 else next(kept)
+        if vectors is None:
             continue
         unit.add(
             document.doc_id,
-            matrix,
+            vectors,
             digest,
             fields_hash=fields_digest,
             seq_no=document.seq_no,
@@ -389,9 +390,3 @@ def _sift(
             again.append(Posting(document.doc_id, text, document.fields))
             report.again += hashed
     return fresh
-
-
-def _stored(store: Store, doc_ids: Sequence[str]) -> list[npt.NDArray[np.floating]]:
-    """The matrices of documents that are in the store, each once."""
-    _, values, offsets = store.gather(doc_ids)
-    return [values[start:end] for start, end in pairwise(offsets.tolist())]

@@ -103,11 +103,11 @@ def ingested(
     some: Iterable[Document],
     *,
     recipe: Recipe = RECIPE,
-    dtype: str = "float16",
+    codec: str = "float16",
     first_stage: FirstStageOpener | None = None,
 ) -> Store:
     """The store in ``folder`` after these documents were ingested; its first stage is the BM25 index beside it."""
-    run(some, folder, encoder, recipe=recipe, report=IngestReport(InputReport()), first_stage=first_stage, dtype=dtype)
+    run(some, folder, encoder, recipe=recipe, report=IngestReport(InputReport()), first_stage=first_stage, codec=codec)
     return Store.open(folder)
 
 
@@ -130,7 +130,7 @@ def empty_manifest(store_id: str = "a" * 32, content: int = 0) -> Manifest:
     return Manifest(
         store_id=store_id,
         dim=4,
-        dtype="float16",
+        codec="float16",
         query_identity={},
         document_identity={"fields": ["title", "text"], "separator": " "},
         content=content,

@@ -196,8 +196,8 @@ def test_encoding_what_is_missing_gives_what_the_store_would(
 def test_encoding_goes_by_the_recipe_and_the_dtype_of_the_store(tiny_encoder: Encoder, tmp_path: Path) -> None:
     some = [Document("a", {"b": "one", "c": "two", "text": "no"}), Document("z", {"c": "three", "b": "four"})]
     recipe = Recipe(("c", "b"), " | ")
-    whole = ingested(tmp_path / "whole", tiny_encoder, some, recipe=recipe, dtype="float32")
-    part = ingested(tmp_path / "part", tiny_encoder, some[:1], recipe=recipe, dtype="float32")
+    whole = ingested(tmp_path / "whole", tiny_encoder, some, recipe=recipe, codec="float32")
+    part = ingested(tmp_path / "part", tiny_encoder, some[:1], recipe=recipe, codec="float32")
     candidates = [("z", 1.0), ("a", 0.5)]
     encode = Reranker(part, tiny_encoder, missing="encode")
     assert encode.rerank("two", candidates, fetch=lambda _: some) == Reranker(whole, tiny_encoder).rerank(

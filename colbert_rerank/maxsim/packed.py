@@ -7,7 +7,7 @@ looked at. Products are summed in float32; the sum over the query's tokens is ta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +15,26 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from colbert_rerank.store.codecs import Codec
+
 # Rows of a tile. On a CPU a float32 tile of 128 dimensions is 1 MB and stays in the cache of a core.
 TILE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 
 
 def scores(
     query: npt.NDArray[np.float32],
-    values: npt.NDArray[np.floating],
+    values: npt.NDArray[Any],
     offsets: npt.NDArray[np.int64],
     device: str = "cpu",
     similarity: str = "dot",
     aggregation: str = "sum",
     tile: int | None = None,
+    codec: Codec | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Scores [n] of one query [Lq, d] with n documents in ``values`` [sum T, d] (fp16 or fp32), ``offsets`` [n + 1]."""
+    """Scores [n] of one query [Lq, d] with n documents in ``values`` [sum T, d] (fp16 or fp32), ``offsets`` [n + 1].
+
+    Or in rows [sum T, width] that ``codec`` has made, which are decoded a tile at a time.
+    """
     import torch
 
     where = torch.device(device)
@@ -41,10 +47,19 @@ def scores(
     product = torch.empty((rows, Q.shape[0]), device=where)
     for start in range(0, values.shape[0], rows):
         end = min(start + rows, values.shape[0])
-        buffer[: end - start].copy_(D[start:end])
+        factors = None
+        if codec is None:
+            buffer[: end - start].copy_(D[start:end])
+        else:
+            factors = codec.expand(D[start:end].to(where), buffer[: end - start])
         torch.mm(buffer, Q.T, out=product)
+        if factors is not None:
+            product[: end - start] *= factors[:, None]
         if similarity == "l2":  # -|q - d|^2 = 2 qd - |d|^2 - |q|^2, the last of them below
-            product.mul_(2).sub_(buffer.square().sum(dim=1, keepdim=True))
+            squares = buffer.square().sum(dim=1, keepdim=True)
+            if factors is not None:
+                squares[: end - start] *= factors.square()[:, None]
+            product.mul_(2).sub_(squares)
         fold = reduce_maxima if where.type == "cpu" else scatter_maxima
         fold(best, product, offsets, start, end)
     found = best.cpu().double()  # on the CPU: Apple's GPUs have no float64

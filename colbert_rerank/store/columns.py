@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,28 +31,42 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAD = 48  # bytes of a superblock of version 2
 
 
-class Placement(NamedTuple):
-    """Where a written file keeps its large dataset, and a digest of all its small ones."""
+class Rows(NamedTuple):
+    """A large dataset: ``chunks`` [rows, width] of ``dtype``, which are joined in the file."""
 
-    values_offset: int
+    name: str
+    chunks: Sequence[Array]
+    width: int
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(map(len, self.chunks)), self.width
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Placement(NamedTuple):
+    """Where a written file keeps its large datasets, by name, and a digest of all its small ones."""
+
+    offsets: dict[str, int]
     columns: str
 
 
-def write(
-    path: Path, columns: Mapping[str, Array], values: list[Array] | None, shape: tuple[int, int], dtype: str
-) -> Placement:
-    """Write ``columns`` and, where given, the chunks of ``values`` [rows, d], which are joined in the file."""
-    nbytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    image, offset = Image(), 0
-    # HDF5 aligns what is at least as large as the threshold: the values, and not the columns, which are smaller. With
-    # less than a page of values, or none, everything is aligned for NumPy, which copies an array that is not.
-    large = nbytes >= mmap.PAGESIZE
+def write(path: Path, columns: Mapping[str, Array], rows: Sequence[Rows]) -> Placement:
+    """Write ``columns`` and the large datasets ``rows``."""
+    image = Image()
+    # HDF5 aligns what is at least as large as the threshold: the rows, and not the columns, which are smaller. With
+    # less than a page of rows, or none, everything is aligned for NumPy, which copies an array that is not.
+    threshold = min((one.nbytes for one in rows if one.nbytes >= mmap.PAGESIZE), default=0)
     with h5py.File(
         image,
         "w",
         libver=("v108", "v110"),  # the oldest headers that carry checksums of their own
-        alignment_threshold=nbytes if large else 1,
-        alignment_interval=layout.ALIGNMENT if large else 8,
+        alignment_threshold=threshold or 1,
+        alignment_interval=layout.ALIGNMENT if threshold else 8,
     ) as file:
         file.attrs["format"] = layout.FORMAT
         for name in sorted(columns):
@@ -60,17 +74,17 @@ def write(
             dataset = file.create_dataset(name, data=data, dtype=data.dtype.newbyteorder("<"), track_times=False)
             # of a fixed length: a string of variable length would lie in a heap that HDF5 keeps no checksum of
             dataset.attrs[layout.CHECKSUM] = np.bytes_(_checksum(data))
-        if values is not None:
-            offset = _allocate(file, shape, dtype)
+        offsets = {one.name: _allocate(file, one) for one in rows}
     with path.open("wb") as out:
         for place, page in image.pages():
             out.seek(place)
             out.write(page)
-        out.seek(offset)
-        for chunk in values or ():
-            out.write(raw_bytes(chunk))
+        for one in rows:
+            out.seek(offsets[one.name])
+            for chunk in one.chunks:
+                out.write(raw_bytes(chunk))
         out.truncate(image.end)
-    return Placement(offset, digest(columns))
+    return Placement(offsets, digest(columns))
 
 
 def digest(columns: Mapping[str, Array]) -> str:
@@ -110,7 +124,7 @@ def read(
     try:
         with h5py.File(Window(mapped.data), "r") as file:
             for name, dataset in file.items():
-                if layout.CHECKSUM not in dataset.attrs:  # the values, or what a later version keeps beside columns
+                if layout.CHECKSUM not in dataset.attrs:  # rows, or what a later version keeps beside columns
                     continue
                 sums[name] = dataset.attrs[layout.CHECKSUM].decode("ascii")
                 if name in expected:
@@ -142,15 +156,15 @@ def raw_bytes(data: Array) -> memoryview:
     return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
 
 
-def _allocate(file: h5py.File, shape: tuple[int, int], dtype: str) -> int:
-    """Make the values' dataset, allocated early and not filled; return its place in the file."""
+def _allocate(file: h5py.File, rows: Rows) -> int:
+    """Make a large dataset, allocated early and not filled; return its place in the file."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
-    kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
-    dataset = h5py.h5d.create(file.id, layout.VALUES.encode(), kind, h5py.h5s.create_simple(shape), plist)
+    kind = h5py.h5t.py_create(np.dtype(rows.dtype).newbyteorder("<"))
+    dataset = h5py.h5d.create(file.id, rows.name.encode(), kind, h5py.h5s.create_simple(rows.shape), plist)
     return int(dataset.get_offset() or 0)  # no rows, no place
 
 

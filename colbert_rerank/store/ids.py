@@ -120,8 +120,9 @@ def hash_ids(keys: Iterable[bytes | memoryview], count: int) -> npt.NDArray[np.u
     return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), dtype=np.uint64, count=count)
 
 
-def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The index columns over the segments' columns, in the manifest's order: of one id's documents the last is live.
+def build(segments: Sequence[Mapping[str, Array]], *, tombstones: bool = False) -> dict[str, Array]:
+    """The index columns over the segments' columns, in the manifest's order: of one id's documents the last is live,
+    unless it is a tombstone; with ``tombstones``, those that are the last of their id are listed as well.
 
     Made with little more memory than twice what is returned: an id is a slice of all ids' bytes, looked at and let go,
     and one column is put in order after the other.
@@ -135,6 +136,9 @@ def build(segments: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
     hashes = hash_ids(map(key, range(lengths.size)), lengths.size)
     order = _live(hashes, key)
+    if not tombstones and any(layout.DELETED in c for c in segments):
+        deleted = [c.get(layout.DELETED, np.zeros(c[layout.ROW_COUNTS].size, np.uint8)) for c in segments]
+        order = order[np.concatenate(deleted)[order] == 0]
     counts = [c[layout.ROW_COUNTS] for c in segments]
     numbers = np.arange(len(segments), dtype=np.uint32)
     gathered = bytearray()

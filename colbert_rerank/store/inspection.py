@@ -18,7 +18,6 @@ from colbert_rerank.store.reader import Store
 def facts(store: Store) -> dict[str, Any]:
     """What a store says of itself, by name, in words or numbers."""
     manifest = store.manifest
-    sizes = [entry.bytes for entry in manifest.segments]
     written = sum(entry.documents for entry in manifest.segments)
     return {
         "store": str(store.folder),
@@ -26,11 +25,12 @@ def facts(store: Store) -> dict[str, Any]:
         "format": layout.FORMAT,
         "generation": manifest.generation,
         "documents": len(store),
-        "replaced documents": written - len(store),
+        "replaced or deleted": written - len(store),
         "token vectors": manifest.rows,
         "dimensions": manifest.dim,
-        "dtype": manifest.dtype,
-        "bytes": sum(sizes) + (manifest.index.bytes if manifest.index else 0),
+        "codec": manifest.codec,
+        "sketches": manifest.sketches or "none",
+        "bytes": manifest.bytes,
         "segments": len(manifest.segments),
         "last ingest": "complete" if manifest.complete else "interrupted, under way, or with documents left out",
         "index": f"{manifest.origin.kind} {manifest.origin.name} {manifest.origin.uuid}" if manifest.origin else "none",
@@ -50,8 +50,9 @@ def damages(folder: Path) -> Iterator[str]:
     sound = []
     for entry in manifest.segments:
         try:
-            _, (one,) = segment.map_segments(folder, [entry], manifest.dim, manifest.dtype)
-            one.verify()
+            _, (one,) = segment.map_segments(folder, [entry], segment.row_shapes(manifest))
+            for name in one.rows:
+                one.verify(name)
             sound.append(one)
         except StoreCorruptError as error:
             yield str(error)

@@ -13,12 +13,12 @@ import xxhash
 from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreReadError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import files, layout
-from colbert_rerank.types import Origin
+from colbert_rerank.types import CODECS, RESIDUALS, Origin
 
 # What stands in the place of the checksum while it is taken.
 _BLANK = "0" * 16
 
-Entry = TypeVar("Entry", "SegmentEntry", "IndexEntry", "Manifest")
+Entry = TypeVar("Entry", "SegmentEntry", "IndexEntry", "CodebookEntry", "Manifest")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class SegmentEntry:
     values_offset: int
     columns: str  # digest of its columns
     posted: bool = False
+    sketches_offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,31 @@ class IndexEntry:
 
 
 @dataclass(frozen=True)
+class CodebookEntry:
+    """The file that holds what the residual codec of this name has learnt."""
+
+    codec: str
+    file: str
+    bytes: int
+    columns: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """``generation`` counts commits, ``content`` those among them that changed which documents there are."""
+    """``generation`` counts commits, ``content`` those among them that changed which documents there are.
+
+    ``codec`` makes rows of vectors; ``sketches`` names another, smaller one, or none, whose rows lie beside them.
+    """
 
     store_id: str
     dim: int
-    dtype: str
+    codec: str
     query_identity: dict[str, Any]
     document_identity: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
+    sketches: str = ""
+    codebooks: tuple[CodebookEntry, ...] = ()
     generation: int = 0
     content: int = 0
     complete: bool = False  # the last ingest came to its end
@@ -66,6 +82,25 @@ class Manifest:
         """How the documents' fields became text; part of the document identity."""
         stated = self.document_identity
         return Recipe(tuple(stated["fields"]), stated["separator"], bool(stated.get("pages", False)))
+
+    @property
+    def vector_dtype(self) -> str:
+        """What vectors are to be given in: what a codec makes of them is not to be lost before."""
+        return "float16" if self.codec == "float16" else "float32"
+
+    @property
+    def files(self) -> set[str]:
+        """The files in `layout.SEGMENTS` that the store consists of."""
+        return {entry.file for entry in self._entries}
+
+    @property
+    def bytes(self) -> int:
+        """Of all files in `layout.SEGMENTS`."""
+        return sum(entry.bytes for entry in self._entries)
+
+    @property
+    def _entries(self) -> list[SegmentEntry | IndexEntry | CodebookEntry]:
+        return [*self.segments, *([self.index] if self.index else []), *self.codebooks]
 
     @property
     def rows(self) -> int:
@@ -99,20 +134,24 @@ def load(folder: Path) -> Manifest:
         found = data["format"]
     except (ValueError, TypeError, KeyError, RecursionError):  # among the ValueErrors: not UTF-8
         raise StoreCorruptError(f"{path}: not a manifest, or a damaged one. {layout.RESTORE}") from None
-    if type(found) is int and found > layout.FORMAT:
+    known = type(found) is int and found > 0
+    if known and found > layout.FORMAT:
         raise StoreFormatError(
-            f"{path}: store format {found}; this version reads format {layout.FORMAT}. Use a newer colbert-rerank"
+            f"{path}: store format {found}; this version reads formats 1 to {layout.FORMAT}. Use a newer colbert-rerank"
         )
-    if found != layout.FORMAT or not _intact(raw, data.get("checksum")):
+    if not known or not _intact(raw, data.get("checksum")):
         raise StoreCorruptError(f"{path}: its checksum does not match, so it was edited or damaged. {layout.RESTORE}")
     try:
+        if found == 1:
+            data["codec"] = data["dtype"]
+        data["codebooks"] = tuple(_entry(CodebookEntry, entry) for entry in data.get("codebooks", ()))
         data["segments"] = tuple(_entry(SegmentEntry, entry) for entry in data["segments"])
         data["index"] = _entry(IndexEntry, data["index"]) if data["index"] else None
         data["origin"] = Origin(*data["origin"]) if data["origin"] else None
         manifest = _entry(Manifest, data)
         _check_values(manifest)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise StoreCorruptError(f"{path}: not a manifest of format {layout.FORMAT}: {error}") from None
+        raise StoreCorruptError(f"{path}: not a manifest of format {found}: {error}") from None
     return manifest
 
 
@@ -123,19 +162,19 @@ def _entry(kind: type[Entry], data: dict[str, Any]) -> Entry:
 
 def _check_values(manifest: Manifest) -> None:
     """Raises ValueError for what no writer of this format writes, so that reading can rely on it."""
-    entries: list[SegmentEntry | IndexEntry] = [*manifest.segments]
-    if manifest.index:
-        entries.append(manifest.index)
     numbers = [manifest.dim, manifest.generation, manifest.content]
-    numbers += [n for e in entries for n in (e.bytes, e.documents)]
-    numbers += [n for s in manifest.segments for n in (s.rows, s.values_offset)]
+    numbers += [entry.bytes for entry in manifest._entries]
+    numbers += [n for s in manifest.segments for n in (s.documents, s.rows, s.values_offset, s.sketches_offset)]
+    numbers += [manifest.index.documents] if manifest.index else []
     if not all(type(n) is int and n >= 0 for n in numbers) or manifest.dim == 0:
         raise ValueError("a number in it is not one, or below zero")
-    if manifest.dtype not in layout.DTYPES:
-        raise ValueError(f"vectors of type {manifest.dtype!r}")
-    for entry in entries:
-        if Path(entry.file).name != entry.file:
-            raise ValueError(f"a file outside the store: {entry.file!r}")
+    if manifest.codec not in CODECS or manifest.sketches not in ("", *CODECS):
+        raise ValueError(f"vectors coded as {manifest.codec!r} and {manifest.sketches!r}")
+    if any(book.codec not in RESIDUALS for book in manifest.codebooks):
+        raise ValueError("a codebook of a codec that needs none")
+    for file in manifest.files:
+        if Path(file).name != file:
+            raise ValueError(f"a file outside the store: {file!r}")
 
 
 def save(folder: Path, manifest: Manifest) -> None:

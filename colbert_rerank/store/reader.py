@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.errors import StoreCorruptError, UsageError
-from colbert_rerank.store import ids, layout
+from colbert_rerank.store import codebook, ids, layout
 from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.codecs import Codec, Floats, decode
 from colbert_rerank.store.columns import Array
-from colbert_rerank.store.ids import IdIndex, Locations, ranges
+from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
-from colbert_rerank.store.segment import Segment, index_fault, map_segments, read_index
-from colbert_rerank.store.unit import UNKNOWN
+from colbert_rerank.store.plane import Plane
+from colbert_rerank.store.segment import Segment, index_fault, map_segments, read_index, row_shapes
+from colbert_rerank.store.unit import UNKNOWN, StoredRows
 
 _log = logging.getLogger(__name__)
-
-
-# Bytes of values that this machine may not hold in memory, so that they are read from the disk again and again.
-_LARGE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 Verify = Literal["touch", "open", "off"]
 
 
 class Gathered(NamedTuple):
-    """Token vectors of the documents that were found, packed in the order asked for.
+    """Token vectors of the documents that were found, packed in the order asked for, as ``codec`` has coded them.
 
-    ``found`` [n] over the ids asked for; ``values`` [sum T, d] and ``offsets`` [number found + 1] over those found.
+    ``found`` [n] over the ids asked for; ``values`` [sum T, width] and ``offsets`` [number found + 1] over those found.
     """
 
     found: npt.NDArray[np.bool_]
-    values: npt.NDArray[np.floating[Any]]
+    values: Array
     offsets: npt.NDArray[np.int64]
+    codec: Codec
+
+    def matrices(self) -> list[npt.NDArray[np.float32]]:
+        """The vectors of each document found, [T, d] in float32."""
+        vectors = decode(self.codec, self.values)
+        return [vectors[start:end] for start, end in pairwise(self.offsets.tolist())]
 
 
 class Stored(NamedTuple):
@@ -58,14 +62,16 @@ class Store:
         self.folder = folder
         self.manifest = manifest
         self.verify: Verify = verify
-        self._region, self.segments = map_segments(folder, manifest.segments, manifest.dim, manifest.dtype)
+        regions, self.segments = map_segments(folder, manifest.segments, row_shapes(manifest))
         self.index = IdIndex(_index_columns(folder, manifest, self.segments))
-        # The blocks of all segments, one behind the other, of which none was touched yet.
-        self._first_blocks = np.cumsum([0, *(segment.blocks for segment in self.segments)])
-        self._untouched = np.ones(int(self._first_blocks[-1]), dtype=bool)
+        touch = verify == "touch"
+        self._planes = {name: Plane(name, r, self.segments, verify=touch) for name, r in regions.items()}
+        self.codec = _codec(folder, manifest, manifest.codec)
+        self.sketch_codec = _codec(folder, manifest, manifest.sketches) if manifest.sketches else None
         if verify == "open":
             for segment in self.segments:
-                segment.verify()
+                for name in regions:
+                    segment.verify(name)
 
     @staticmethod
     def open(folder: str | Path, *, verify: Verify = "touch") -> Store:
@@ -103,41 +109,39 @@ class Store:
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         return self.index.lookup(doc_ids)
 
-    def gather(self, doc_ids: Sequence[str]) -> Gathered:
-        """The token vectors of ``doc_ids``, copied out of the map in one piece. Raises StoreCorruptError."""
+    def gather(self, doc_ids: Sequence[str], *, sketches: bool = False) -> Gathered:
+        """The token vectors of ``doc_ids``, or their sketches, copied out of the map in one piece.
+
+        Raises StoreCorruptError; UsageError for sketches of a store that has none.
+        """
+        codec = self.sketch_codec if sketches else self.codec
+        if codec is None:
+            raise UsageError(f"{self.folder}: this store has no sketches; `store compact --sketches CODEC` makes them")
         at = self.lookup(doc_ids)
         segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
-        self._touch(segments, starts, counts)
         offsets = np.zeros(counts.size + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
-        rows = ranges(self._region.bases[segments] + starts, counts)
-        values = np.empty((rows.size, self.manifest.dim), dtype=self.manifest.dtype)
-        # Without "clip", which clips nothing here, NumPy would copy everything twice.
-        np.take(self._region.values, rows, axis=0, out=values, mode="clip")
-        return Gathered(at.found, values, offsets)
+        plane = self._planes[layout.SKETCHES if sketches else layout.VALUES]
+        return Gathered(at.found, plane.take(segments, starts, counts), offsets, codec)
 
-    def _touch(
-        self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-    ) -> None:
-        """Have the system read these rows, and verify what no one has touched before. Raises StoreCorruptError."""
-        row = self._region.values.strides[0]
-        some = counts > 0
-        base = self._first_blocks[segments[some]]
-        first, last = starts[some] * row // layout.BLOCK, ((starts + counts)[some] * row - 1) // layout.BLOCK
-        blocks = np.unique(ranges(base + first, last - first + 1))
-        if not self._region.values.nbytes > _LARGE:  # else what was touched may have left memory since
-            blocks = blocks[self._untouched[blocks]]
-        if not blocks.size:
-            return
-        owners = np.searchsorted(self._first_blocks, blocks, side="right") - 1
-        inside = blocks - self._first_blocks[owners]
-        begins = self._region.bases[owners] * row + inside * layout.BLOCK
-        self._region.prefetch(begins, np.minimum(begins + layout.BLOCK, self._region.values.nbytes))
-        if self.verify == "touch":
-            fresh = self._untouched[blocks]
-            for number in np.unique(owners[fresh]).tolist():
-                self.segments[number].verify(inside[fresh & (owners == number)].tolist())
-        self._untouched[blocks] = False
+    def stored_rows(self, doc_ids: Sequence[str]) -> list[StoredRows]:
+        """What of documents that are here can be put into another unit as it is."""
+        at = self.lookup(doc_ids)
+        columns: dict[str, list[Array]] = {}
+        for name, plane in self._planes.items():
+            taken = plane.take(at.segments, at.row_starts, at.row_counts)
+            columns[name] = np.split(taken, np.cumsum(at.row_counts)[:-1])
+        return [
+            StoredRows(
+                {name: rows[i] for name, rows in columns.items()},
+                {
+                    name: float(small[name][ordinal])
+                    for name in (layout.MAX_ERRORS, layout.SKETCH_ERRORS)
+                    if name in (small := self.segments[number].columns)
+                },
+            )
+            for i, (number, ordinal) in enumerate(zip(at.segments.tolist(), at.ordinals.tolist(), strict=True))
+        ]
 
     def describe(self, doc_ids: Sequence[str]) -> Iterator[Stored | None]:
         """For each id what is remembered of its document, or ``None``."""
@@ -160,6 +164,15 @@ class Store:
                 rows=rows,
                 posted=segment.entry.posted,
             )
+
+
+def _codec(folder: Path, manifest: Manifest, name: str) -> Codec:
+    codec = codebook.codec_of(folder, name, manifest.dim, manifest.codebooks)
+    if codec is not None:
+        return codec
+    if manifest.rows:
+        raise StoreCorruptError(f"{folder}: its manifest lists no codebook of {name}. {layout.RESTORE}")
+    return Floats("float32", manifest.dim)  # of no rows
 
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -12,8 +13,10 @@ from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import columns as hdf5
 from colbert_rerank.store import files, ids, layout
-from colbert_rerank.store.columns import Array
-from colbert_rerank.store.manifest import IndexEntry, SegmentEntry
+from colbert_rerank.store.codecs import row_of
+from colbert_rerank.store.coding import CHECKSUMS
+from colbert_rerank.store.columns import Array, Rows
+from colbert_rerank.store.manifest import IndexEntry, Manifest, SegmentEntry
 from colbert_rerank.store.region import Part, Region
 
 REQUIRED = {
@@ -23,17 +26,25 @@ REQUIRED = {
     layout.CONTENT_HASHES: "|u1",
     layout.BLOCK_CHECKSUMS: "<u8",
 }
-OPTIONAL = {layout.FIELD_HASHES: "|u1", layout.SEQ_NOS: "<i8", layout.PRIMARY_TERMS: "<i8"}
+OPTIONAL = {
+    layout.FIELD_HASHES: "|u1",
+    layout.SEQ_NOS: "<i8",
+    layout.PRIMARY_TERMS: "<i8",
+    layout.DELETED: "|u1",
+    layout.MAX_ERRORS: "<f4",
+    layout.SKETCH_CHECKSUMS: "<u8",
+    layout.SKETCH_ERRORS: "<f4",
+}
 
 
 class Segment:
     """One segment of a store, mapped."""
 
-    def __init__(self, path: Path, entry: SegmentEntry, file: Array, values: Array) -> None:
-        """Of the mapped bytes of its file, and the rows among them."""
+    def __init__(self, path: Path, entry: SegmentEntry, file: Array, rows: Mapping[str, Array]) -> None:
+        """Of the mapped bytes of its file, and its large datasets by name."""
         self.path = path
         self.entry = entry
-        self.values = values
+        self.rows = rows
         self._file = file
         self._columns: dict[str, Array] | None = None
 
@@ -41,18 +52,13 @@ class Segment:
     def columns(self) -> Mapping[str, Array]:
         """The small columns, read on first use. Raises StoreCorruptError."""
         if self._columns is None:
-            found = hdf5.read(self.path, self._file, REQUIRED, self.entry.columns, OPTIONAL)
+            required = REQUIRED | {CHECKSUMS[name]: "<u8" for name in self.rows}
+            found = hdf5.read(self.path, self._file, required, self.entry.columns, OPTIONAL)
             n = self.entry.documents
-            shapes: dict[str, tuple[int, ...]] = {
-                layout.ROW_COUNTS: (n,),
-                layout.ID_LENGTHS: (n,),
-                layout.ID_BYTES: (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),),
-                layout.CONTENT_HASHES: (n, HASH_BYTES),
-                layout.BLOCK_CHECKSUMS: (self.blocks,),
-            }
-            shapes |= {name: (n,) for name in (layout.SEQ_NOS, layout.PRIMARY_TERMS) if name in found}
-            if layout.FIELD_HASHES in found:
-                shapes[layout.FIELD_HASHES] = (n, HASH_BYTES)
+            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(found, (n,))
+            shapes[layout.ID_BYTES] = (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),)
+            shapes |= {name: (n, HASH_BYTES) for name in (layout.CONTENT_HASHES, layout.FIELD_HASHES) if name in found}
+            shapes |= {CHECKSUMS[name]: (blocks(rows),) for name, rows in self.rows.items()}
             for name, shape in shapes.items():
                 if found[name].shape != shape:
                     raise StoreCorruptError(f"{self.path}: column {name} has shape {found[name].shape}, not {shape}")
@@ -61,54 +67,81 @@ class Segment:
             self._columns = found
         return self._columns
 
-    @property
-    def blocks(self) -> int:
-        """How many blocks its values have, each under a checksum of its own."""
-        return -(-self.values.nbytes // layout.BLOCK)
-
-    def verify(self, blocks: Iterable[int] | None = None) -> None:
-        """Compare the checksums of these blocks, or of all. Raises StoreCorruptError."""
-        sums, raw = self.columns[layout.BLOCK_CHECKSUMS], hdf5.raw_bytes(self.values)
-        for block in range(self.blocks) if blocks is None else blocks:
+    def verify(self, name: str = layout.VALUES, which: Iterable[int] | None = None) -> None:
+        """Compare the checksums of these blocks of a large dataset, or of all. Raises StoreCorruptError."""
+        sums, raw = self.columns[CHECKSUMS[name]], hdf5.raw_bytes(self.rows[name])
+        for block in range(blocks(self.rows[name])) if which is None else which:
             begin = block * layout.BLOCK
             if xxhash.xxh3_64_intdigest(raw[begin : begin + layout.BLOCK]) != int(sums[block]):
                 raise StoreCorruptError(
-                    f"{self.path}: the vectors at byte {self.entry.values_offset + begin} are damaged, their checksum "
+                    f"{self.path}: the vectors at byte {_offset(self.entry, name) + begin} are damaged, their checksum "
                     f"does not match. {layout.RESTORE}"
                 )
 
 
-def map_segments(folder: Path, entries: Sequence[SegmentEntry], dim: int, dtype: str) -> tuple[Region, list[Segment]]:
-    """Map segments, whose rows are one array then. Raises StoreCorruptError, StoreReadError."""
-    row = dim * np.dtype(dtype).itemsize
+def blocks(rows: Array) -> int:
+    """How many blocks a large dataset has, each under a checksum of its own."""
+    return -(-rows.nbytes // layout.BLOCK)
+
+
+def map_segments(
+    folder: Path, entries: Sequence[SegmentEntry], shapes: Mapping[str, RowShape]
+) -> tuple[dict[str, Region], list[Segment]]:
+    """Map segments, whose large datasets, ``shapes`` by name, are then one array each.
+
+    Raises StoreCorruptError, StoreReadError.
+    """
+    regions = {name: _region(folder, entries, name, shape) for name, shape in shapes.items()}
+    files_of = regions[layout.VALUES]
+    segments = []
+    for number, entry in enumerate(entries):
+        path = folder / layout.SEGMENTS / entry.file
+        hdf5.check_header(path, files_of.file(number))
+        rows = {name: region.rows(number) for name, region in regions.items()}
+        segments.append(Segment(path, entry, files_of.file(number), rows))
+    return regions, segments
+
+
+class RowShape(NamedTuple):
+    """The rows of a large dataset: ``width`` numbers of ``dtype`` each."""
+
+    width: int
+    dtype: str
+
+
+def row_shapes(manifest: Manifest) -> dict[str, RowShape]:
+    """Those of a store's large datasets, by name."""
+    names = {layout.VALUES: manifest.codec} | ({layout.SKETCHES: manifest.sketches} if manifest.sketches else {})
+    return {name: RowShape(*row_of(codec, manifest.dim)) for name, codec in names.items()}
+
+
+def _region(folder: Path, entries: Sequence[SegmentEntry], name: str, shape: RowShape) -> Region:
+    row = shape.width * np.dtype(shape.dtype).itemsize
     parts = []
     for entry in entries:
-        path = folder / layout.SEGMENTS / entry.file
-        if entry.values_offset + entry.rows * row > entry.bytes:
-            raise StoreCorruptError(f"{path}: its values end behind the file's end, by the manifest. {layout.RESTORE}")
-        parts.append(Part(path, entry.bytes, entry.values_offset, entry.rows))
-    region = Region(parts, dim, dtype)
-    for number, part in enumerate(parts):
-        hdf5.check_header(part.path, region.file(number))
-    return region, [
-        Segment(part.path, entry, region.file(i), region.rows(i))
-        for i, (part, entry) in enumerate(zip(parts, entries, strict=True))
-    ]
+        path, offset = folder / layout.SEGMENTS / entry.file, _offset(entry, name)
+        if offset + entry.rows * row > entry.bytes:
+            raise StoreCorruptError(f"{path}: its {name} end behind the file's end, by the manifest. {layout.RESTORE}")
+        parts.append(Part(path, entry.bytes, offset, entry.rows))
+    return Region(parts, shape.width, shape.dtype)
 
 
-def write(
-    folder: Path, name: str, small: Mapping[str, Array], values: list[Array], shape: tuple[int, int], dtype: str
-) -> SegmentEntry:
+def _offset(entry: SegmentEntry, name: str) -> int:
+    return entry.values_offset if name == layout.VALUES else entry.sketches_offset
+
+
+def write(folder: Path, file: str, small: Mapping[str, Array], rows: Sequence[Rows]) -> SegmentEntry:
     """Seal a segment file and return its entry, not posted. Raises StoreWriteError."""
-    path = folder / layout.SEGMENTS / name
+    path = folder / layout.SEGMENTS / file
     placed: list[hdf5.Placement] = []
-    files.write_whole(path, lambda p: placed.append(hdf5.write(p, small, values, shape, dtype)))
+    files.write_whole(path, lambda p: placed.append(hdf5.write(p, small, rows)))
     return SegmentEntry(
-        file=name,
+        file=file,
         bytes=path.stat().st_size,
         documents=int(small[layout.ROW_COUNTS].size),
-        rows=shape[0],
-        values_offset=placed[0].values_offset,
+        rows=rows[0].shape[0],
+        values_offset=placed[0].offsets[layout.VALUES],
+        sketches_offset=placed[0].offsets.get(layout.SKETCHES, 0),
         columns=placed[0].columns,
     )
 
@@ -116,7 +149,7 @@ def write(
 def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEntry:
     path = folder / layout.SEGMENTS / name
     placed: list[hdf5.Placement] = []
-    files.write_whole(path, lambda p: placed.append(hdf5.write(p, index, None, (0, 0), "uint8")))
+    files.write_whole(path, lambda p: placed.append(hdf5.write(p, index, ())))
     return IndexEntry(name, path.stat().st_size, int(index[layout.ID_HASHES].size), placed[0].columns)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, UsageError
-from colbert_rerank.recipe import HASH_BYTES
-from colbert_rerank.store import files, ids, layout, segment
+from colbert_rerank.store import codebook, files, ids, layout, merge, segment
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.columns import Array
+from colbert_rerank.store.codecs import Codec, Floats, Residual, row_bytes
+from colbert_rerank.store.columns import Array, Rows
 from colbert_rerank.store.manifest import Manifest, SegmentEntry
-from colbert_rerank.store.segment import Segment
-from colbert_rerank.store.unit import Unit, block_checksums
-from colbert_rerank.types import Origin
+from colbert_rerank.store.merge import Part
+from colbert_rerank.store.segment import Segment, row_shapes
+from colbert_rerank.store.unit import Unit
+from colbert_rerank.types import FLOATS, Origin
 
 # Files of the segments folder that a writer made; all others are left alone.
-_OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids)?\.h5(\.tmp)?")
+_OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids|\.codebook)?\.h5(\.tmp)?")
 # What a new store's folder may hold: what a writer that was killed at once left, and what file systems put there.
 _HARMLESS = {layout.SEGMENTS, layout.LOCK, layout.BM25, layout.MANIFEST + files.TEMPORARY, "lost+found"}
 MERGE_EVERY = 16  # segments
@@ -41,7 +42,7 @@ class StoreWriter:
         self.begun = False
 
     def unit(self) -> Unit:
-        return Unit(self.manifest.dim, self.manifest.dtype)
+        return Unit(self.manifest.dim, self.manifest.vector_dtype)
 
     def commit(self, unit: Unit, *, posted: bool) -> str:
         """Seal ``unit`` as a segment, list it, and return its name.
@@ -52,10 +53,10 @@ class StoreWriter:
         if self.manifest.segments and len(self.manifest.segments) % MERGE_EVERY == 0:
             self._merge()  # or a long ingest ends with more files than a process may map
             self.sweep()
-        entry = segment.write(
-            self.folder, self._name(), unit.columns(), unit.values, (unit.rows, unit.dim), self.manifest.dtype
-        )
-        entry, manifest = replace(entry, posted=posted), self.manifest
+        codecs, learnt = self._codecs(self.manifest, unit.vectors, unit.rows)
+        rows, columns = unit.coded(codecs)
+        entry = segment.write(self.folder, self._name(), columns, rows)
+        entry, manifest = replace(entry, posted=posted), learnt
         segments = (*manifest.segments, entry)
         self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=False))
         return entry.file
@@ -124,59 +125,99 @@ class StoreWriter:
 
     def sweep(self) -> None:
         """Remove files that no manifest lists: what a killed writer or a merge left behind."""
-        listed = {s.file for s in self.manifest.segments}
-        if self.manifest.index:
-            listed.add(self.manifest.index.file)
+        listed = self.manifest.files
         with files.write_errors(self.folder):
             for path in (self.folder / layout.SEGMENTS).iterdir():
                 if path.name not in listed and _OURS.fullmatch(path.name):
                     path.unlink()
             (self.folder / (layout.MANIFEST + files.TEMPORARY)).unlink(missing_ok=True)
 
+    def compact(self, codec: str | None = None, sketches: str | None = None) -> None:
+        """Write anew what holds replaced or deleted documents, or is small; or all of it, by other codecs.
+
+        The store is what it was until all is written, so that the disk must have room for both. Raises UsageError for
+        another codec of vectors that are coded already, which would lose twice.
+        """
+        before = self.manifest
+        after = replace(
+            before,
+            codec=before.codec if codec is None else codec,
+            sketches=before.sketches if sketches is None else sketches,
+        )
+        anew = (after.codec, after.sketches) != (before.codec, before.sketches)
+        if after.codec != before.codec and before.codec not in FLOATS:
+            raise UsageError(
+                f"{self.folder}: its vectors are coded as {before.codec}, and to code them as {after.codec} would lose "
+                "twice. Ingest into a new folder with --codec"
+            )
+        opened = self._open(before.segments)
+        now, _ = self._codecs(before)
+        width = row_bytes((after.codec, after.sketches), after.dim)
+        codecs, after = self._codecs(after, lambda: merge.sample(opened, now[layout.VALUES]), before.rows)
+        segments = []
+        for group in _groups(_parts(opened), width):
+            if not anew and len(group) == 1 and group[0].whole:
+                segments.append(group[0].segment.entry)
+            elif any(part.kept.size for part in group):
+                rows, columns = merge.recode(group, now[layout.VALUES], codecs) if anew else merge.join(group, codecs)
+                segments.append(self._sealed(rows, columns, group))
+        if anew or tuple(segments) != before.segments:
+            self._save(after.next(segments=tuple(segments), index=None))
+        self.finish(complete=before.complete)
+
     def _merge(self) -> None:
         """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""
-        groups: list[list[SegmentEntry]] = []
-        size = 0
-        for entry in self.manifest.segments:
-            nbytes = entry.rows * self.manifest.dim * np.dtype(self.manifest.dtype).itemsize
-            if groups and size + nbytes <= layout.UNIT_BYTES and groups[-1][-1].posted == entry.posted:
-                groups[-1].append(entry)
-                size += nbytes
+        width = row_bytes((self.manifest.codec, self.manifest.sketches), self.manifest.dim)
+        opened = self._open(self.manifest.segments)
+        groups = _groups([Part(one, np.arange(one.entry.documents)) for one in opened], width)
+        if len(groups) == len(opened):
+            return
+        codecs, _ = self._codecs(self.manifest)
+        segments, number = [], 0
+        for group in groups:
+            if len(group) == 1:
+                segments.append(group[0].segment.entry)
             else:
-                groups.append([entry])
-                size = nbytes
-        if len(groups) < len(self.manifest.segments):
-            merged = tuple(self._join(group) if len(group) > 1 else group[0] for group in groups)
-            self._save(self.manifest.next(segments=merged, index=None))
+                # what is not here may be in an older segment, and deleted by a tombstone of these
+                parts = _parts([part.segment for part in group], oldest=number == 0)
+                segments.append(self._sealed(*merge.join(parts, codecs), parts))
+            number += len(group)
+        self._save(self.manifest.next(segments=tuple(segments), index=None))
 
-    def _join(self, entries: Sequence[SegmentEntry]) -> SegmentEntry:
-        """One segment of the live documents of several, in their order."""
-        parts = self._open(entries)
-        live = ids.build([p.columns for p in parts])
-        chunks: list[Array] = []
-        kept: list[Array] = []
-        for number, part in enumerate(parts):
-            counts = part.columns[layout.ROW_COUNTS].astype(np.int64)
-            starts = np.cumsum(counts) - counts
-            part.verify()
-            keep = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number])
-            kept.append(keep)
-            if keep.size == counts.size:
-                chunks.append(part.values)
-            else:
-                chunks.extend(part.values[starts[i] : starts[i] + counts[i]] for i in keep.tolist())
-        small = _join_columns(parts, kept)
-        small[layout.BLOCK_CHECKSUMS] = block_checksums(chunks)
-        shape = (sum(len(c) for c in chunks), self.manifest.dim)
-        entry = segment.write(self.folder, self._name(), small, chunks, shape, self.manifest.dtype)
-        return replace(entry, posted=entries[0].posted)
+    def _sealed(self, rows: list[Rows], columns: dict[str, Array], parts: Sequence[Part]) -> SegmentEntry:
+        entry = segment.write(self.folder, self._name(), columns, rows)
+        return replace(entry, posted=parts[0].segment.entry.posted)
+
+    def _codecs(
+        self, manifest: Manifest, sample: Callable[[], Array] | None = None, rows: int = 0
+    ) -> tuple[dict[str, Codec], Manifest]:
+        """The codecs of ``manifest`` by dataset; and the manifest with codebooks for them, learnt now if need be.
+
+        They are learnt of a ``sample`` of a store of ``rows`` vectors.
+        """
+        codecs: dict[str, Codec] = {}
+        for dataset, name in ((layout.VALUES, manifest.codec), (layout.SKETCHES, manifest.sketches)):
+            if not name:
+                continue
+            codec = codebook.codec_of(self.folder, name, manifest.dim, manifest.codebooks)
+            if codec is None:
+                if sample is None or not rows:
+                    codec = Floats("float32", manifest.dim)  # for no rows
+                else:
+                    book = codebook.train(name, np.asarray(sample(), dtype=np.float32), rows)
+                    entry = codebook.write(self.folder, self._name("codebook"), name, book)
+                    manifest = replace(manifest, codebooks=(*manifest.codebooks, entry))
+                    codec = Residual(name, book)
+            codecs[dataset] = codec
+        used = (manifest.codec, manifest.sketches)
+        return codecs, replace(manifest, codebooks=tuple(b for b in manifest.codebooks if b.codec in used))
 
     def _open(self, entries: Sequence[SegmentEntry]) -> list[Segment]:
-        return segment.map_segments(self.folder, entries, self.manifest.dim, self.manifest.dtype)[1]
+        return segment.map_segments(self.folder, entries, row_shapes(self.manifest))[1]
 
     def _name(self, kind: str = "segment") -> str:
         number = f"{self.manifest.generation + 1:08d}-{secrets.token_hex(4)}"
-        return f"{number}.ids.h5" if kind == "ids" else f"{number}.h5"
+        return f"{number}.h5" if kind == "segment" else f"{number}.{kind}.h5"
 
     def _save(self, manifest: Manifest) -> None:
         try:
@@ -228,31 +269,34 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
             raise
 
 
-def _join_columns(parts: Sequence[Segment], kept: Sequence[Array]) -> dict[str, Array]:
-    """The small columns of several segments, joined over the ordinals ``kept`` of each."""
-    joined: dict[str, Array] = {}
-    for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.CONTENT_HASHES):
-        joined[name] = np.concatenate([p.columns[name][k] for p, k in zip(parts, kept, strict=True)])
-    joined[layout.ID_BYTES] = np.concatenate([_id_bytes(p, k) for p, k in zip(parts, kept, strict=True)])
-    unknown: dict[str, Array] = {
-        layout.FIELD_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
-        layout.SEQ_NOS: np.full(1, -1, dtype=np.int64),
-        layout.PRIMARY_TERMS: np.full(1, -1, dtype=np.int64),
-    }
-    for name, value in unknown.items():
-        if any(name in p.columns for p in parts):
-            joined[name] = np.concatenate(
-                [
-                    p.columns[name][k] if name in p.columns else np.repeat(value, k.size, axis=0)
-                    for p, k in zip(parts, kept, strict=True)
-                ]
-            )
-    return joined
+def _parts(segments: Sequence[Segment], *, oldest: bool = True) -> list[Part]:
+    """Of each segment the live documents, and the tombstones that are needed.
+
+    That is all of them where there are older segments than these, unless these are the ``oldest``; and those that the
+    first stage's index has not followed yet.
+    """
+    live = ids.build([one.columns for one in segments], tombstones=True)
+    parts = []
+    for number, one in enumerate(segments):
+        kept = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number]).astype(np.int64)
+        deleted = one.columns.get(layout.DELETED)
+        if deleted is not None and oldest and one.entry.posted:
+            kept = kept[deleted[kept] == 0]
+        parts.append(Part(one, kept))
+    return parts
 
 
-def _id_bytes(part: Segment, keep: Array) -> Array:
-    lengths = part.columns[layout.ID_LENGTHS].astype(np.int64)
-    mask = np.zeros(lengths.size, dtype=bool)
-    mask[keep] = True
-    bytes_: Array = part.columns[layout.ID_BYTES][np.repeat(mask, lengths)]
-    return bytes_
+def _groups(parts: Sequence[Part], row_bytes: int) -> list[list[Part]]:
+    """Neighbours, while what they keep fits one unit, and all or none of them are posted."""
+    groups: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        nbytes = part.rows * row_bytes
+        alike = bool(groups) and groups[-1][-1].segment.entry.posted == part.segment.entry.posted
+        if alike and size + nbytes <= layout.UNIT_BYTES:
+            groups[-1].append(part)
+            size += nbytes
+        else:
+            groups.append([part])
+            size = nbytes
+    return groups

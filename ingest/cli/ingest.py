@@ -26,6 +26,7 @@ from colbert_rerank.cli.output import hint, is_quiet, notice, output_options, sa
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.errors import InputError, OpenSearchUnreachableError, UsageError
 from colbert_rerank.lines import STDIN, shown_name
+from colbert_rerank.types import CODECS
 
 if TYPE_CHECKING:
     from colbert_rerank.recipe import Recipe
@@ -56,12 +57,13 @@ new_index = section("An index to fill")
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a bad document."
 )
 @click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
+    "--codec",
+    type=click.Choice(CODECS),
     default="float16",
     show_default=True,
-    help="Precision of the stored vectors.",
+    help="How vectors are stored.",
 )
+@click.option("--sketches", type=click.Choice(CODECS), help="A smaller codec beside it, for `--rescore`.")
 @new_index("--index", metavar="NAME", help="The OpenSearch index to fill; made if it is not there.")
 @new_index(
     "--shards", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Of an index that is made."
@@ -85,7 +87,8 @@ def ingest(
     store: Path,
     fields: str,
     on_error: Any,
-    dtype: str,
+    codec: str,
+    sketches: str | None,
     index: str | None,
     qualified_ids: bool,
     allow_other_index: bool,
@@ -107,6 +110,7 @@ def ingest(
       colbert-rerank ingest opensearch:articles --fields title,body --store DIR --opensearch http://localhost:9200
     """
     from colbert_rerank.recipe import Recipe
+    from colbert_rerank.store.codecs import row_bytes
     from colbert_rerank.types import Index
     from ingest.pipeline import READ_AHEAD, IngestReport
     from ingest.pipeline import ingest as run
@@ -127,14 +131,14 @@ def ingest(
             f"{source}: the model reads {'page images' if recipe.pages else 'texts'}, and this holds none. Choose "
             "another model or source"
         )
-    row_bytes = encoder.dim * (2 if dtype == "float16" else 4)
+    row_size = row_bytes((codec, sketches or ""), encoder.dim)
     told = not given("fields")
     with progress("documents", expected_documents(found)) as update, keeping(report):
 
         def advance(done: IngestReport) -> None:
             nonlocal told
             stored = done.unchanged + done.updated
-            update(done.encoded + stored, size=done.rows * row_bytes, free=stored)
+            update(done.encoded + stored, size=done.rows * row_size, free=stored)
             if not told and done.input.accepted >= READ_AHEAD:  # a misspelt name is told before hours have gone
                 told = True
                 _warn_of_unseen_fields(done.input, f"none of the first {done.input.accepted:,} documents")
@@ -148,7 +152,8 @@ def ingest(
             first_stage=first_stage,
             index=read_from,
             index_name=(source.removeprefix(OPENSEARCH) if read_from else index) or "",
-            dtype=dtype,
+            codec=codec,
+            sketches=sketches or "",
             allow_other_index=allow_other_index,
             progress=advance,
         )

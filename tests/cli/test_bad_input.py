@@ -106,7 +106,7 @@ def test_an_ingest_that_cannot_begin(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [([], "the index to fill is not there"), (["--dtype", "float32"], "holds float16 vectors")],
+    [([], "the index to fill is not there"), (["--codec", "float32"], "holds float16 vectors")],
     ids=["of-another-index", "of-another-dtype"],
 )
 def test_a_refused_ingest_makes_no_index(

@@ -308,12 +308,12 @@ def test_numbers_and_booleans_in_encoded_fields_are_counted(files: Files, tmp_pa
 
 def test_a_first_ingest_that_failed_does_not_bind_the_next(files: Files, tmp_path: Path) -> None:
     arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
-    assert invoke(*arguments, "--fields", "body", "--dtype", "float32").status == 1
+    assert invoke(*arguments, "--fields", "body", "--codec", "float32").status == 1
     before = Store.open(tmp_path / "store").manifest
     invoke(*arguments).check()
     after = Store.open(tmp_path / "store").manifest
-    assert (before.recipe.fields, before.dtype) == (("body",), "float32")
-    assert (after.recipe.fields, after.dtype, after.store_id) == (("title", "text"), "float16", before.store_id)
+    assert (before.recipe.fields, before.codec) == (("body",), "float32")
+    assert (after.recipe.fields, after.codec, after.store_id) == (("title", "text"), "float16", before.store_id)
     assert invoke("rerank", QUESTION, "--store", tmp_path / "store", "--model", files.model).check().out
 
 

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def store_of(folder: Path, store: Path, encoder: Encoder, report: IngestReport | None = None) -> Store:
     report = report or IngestReport(InputReport())
     source = open_source(str(folder), SourceOptions(), report.input)
-    ingest(source, store, encoder, recipe=RECIPE, report=report, dtype="float32")
+    ingest(source, store, encoder, recipe=RECIPE, report=report, codec="float32")
     return Store.open(store)
 
 
@@ -200,7 +200,7 @@ def test_a_store_of_pages_is_no_store_of_texts(folder: Path, tmp_path: Path, enc
         Reranker(store, encoder, missing="encode")
     read = Encoder.load(str(MODEL), device="cpu", choices=Choices(text_documents=True))
     with pytest.raises(StoreMismatchError, match="pages: the store has True, this run None"):
-        ingest([], store.folder, read, recipe=Recipe(), report=IngestReport(InputReport()), dtype="float32")
+        ingest([], store.folder, read, recipe=Recipe(), report=IngestReport(InputReport()), codec="float32")
 
 
 def test_options_of_other_sources_are_refused(folder: Path) -> None:

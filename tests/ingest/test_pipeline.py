@@ -760,10 +760,10 @@ def test_a_full_disk_is_graver_than_ctrl_c(
 
 def test_a_store_without_documents_becomes_what_is_asked_for(folder: Path, tiny_encoder: Encoder) -> None:
     first = Recording(folder)
-    run([], folder, tiny_encoder, recipe=Recipe(("body",)), first_stage=first, dtype="float32")
+    run([], folder, tiny_encoder, recipe=Recipe(("body",)), first_stage=first, codec="float32")
     run(documents("one fish"), folder, tiny_encoder)
     manifest = Store.open(folder).manifest
-    assert (manifest.origin, manifest.dtype) == (origin_of(manifest.store_id), "float16")
+    assert (manifest.origin, manifest.codec) == (origin_of(manifest.store_id), "float16")
     assert len(next(bm25_of(Store.open(folder)).search([Query("", "fish")], 5))) == 1
 
 

@@ -29,7 +29,7 @@ def test_pages_are_found_by_words_and_ranked_by_patches(opensearch_url: str, ind
         store,
         "--model",
         MODEL,
-        "--dtype",
+        "--codec",
         "float32",
         *server,
         "--index",

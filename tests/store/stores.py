@@ -27,9 +27,10 @@ class Doc(NamedTuple):
     fields_hash: bytes = UNKNOWN
 
 
-def new_manifest(dim: int = 8, dtype: str = "float16") -> Manifest:
+def new_manifest(dim: int = 8, codec: str = "float16", sketches: str = "") -> Manifest:
     identity = {"fields": ["title", "text"], "separator": " "}
-    return Manifest("a store of the tests", dim, dtype, {"dim": dim}, identity, provenance={"model": "tests"})
+    provenance = {"model": "tests"}
+    return Manifest("a store of the tests", dim, codec, {"dim": dim}, identity, provenance, sketches=sketches)
 
 
 def random_docs(
@@ -87,7 +88,7 @@ def assert_holds(store: Store, model: Mapping[str, Doc], ids: Sequence[str] | No
 
     gathered = store.gather(asked)
     assert gathered.found.tolist() == at.found.tolist()
-    assert gathered.values.dtype == np.dtype(store.manifest.dtype)
+    assert gathered.values.dtype == np.dtype(store.manifest.vector_dtype)
     assert gathered.values.shape == (sum(len(model[i].matrix) for i in known), store.manifest.dim)
     assert gathered.offsets.tolist() == np.cumsum([0, *(len(model[i].matrix) for i in known)]).tolist()
     assert gathered.values.tobytes() == b"".join(model[i].matrix.tobytes() for i in known)

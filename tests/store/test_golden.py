@@ -164,8 +164,9 @@ def add_column(segment: Path, entry: dict[str, Any]) -> None:
         small = {name: file[name][()] for name in file if name != "values"}
         values = file["values"][()]
     small["reconstruction_errors"] = np.linspace(0, 1, entry["documents"], dtype=np.float32)
-    placed = columns.write(segment, small, [values], values.shape, str(values.dtype))
-    entry.update(bytes=segment.stat().st_size, values_offset=placed.values_offset, columns=placed.columns)
+    rows = columns.Rows("values", [values], values.shape[1], str(values.dtype))
+    placed = columns.write(segment, small, [rows])
+    entry.update(bytes=segment.stat().st_size, values_offset=placed.offsets["values"], columns=placed.columns)
 
 
 def add_others(segment: Path, entry: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from colbert_rerank.store import Store, layout, writing
 from colbert_rerank.store.unit import UNKNOWN
+from colbert_rerank.types import FLOATS
 from tests.store import stores
 from tests.store.stores import Doc
 
@@ -40,7 +41,7 @@ def docs(dim: int, dtype: str) -> st.SearchStrategy[Doc]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[int, str, list[dict[str, Doc]]]:
-    dim, dtype = draw(st.integers(1, 5)), draw(st.sampled_from(layout.DTYPES))
+    dim, dtype = draw(st.integers(1, 5)), draw(st.sampled_from(FLOATS))
     unit = st.dictionaries(IDS, docs(dim, dtype), min_size=1, max_size=6)
     return dim, dtype, draw(st.lists(unit, min_size=1, max_size=4))
 

@@ -19,6 +19,7 @@ from colbert_rerank.errors import NonFiniteError, StoreWriteError, UsageError
 from colbert_rerank.store import Store, columns, files, layout, writing
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.unit import Unit
+from colbert_rerank.types import FLOATS
 from tests.store import stores
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ SECOND = stores.random_docs(["a3", "b", "c"], 2)
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [("float16", 70_000.0), ("float32", 1e39), *((d, v) for d in layout.DTYPES for v in (np.nan, np.inf, -np.inf))],
+    [("float16", 70_000.0), ("float32", 1e39), *((d, v) for d in FLOATS for v in (np.nan, np.inf, -np.inf))],
 )
 def test_numbers_that_are_none_or_too_large(dtype: str, value: float) -> None:
     unit = Unit(4, dtype)
@@ -46,7 +47,7 @@ def test_numbers_that_are_none_or_too_large(dtype: str, value: float) -> None:
 def test_the_largest_float16_is_taken() -> None:
     unit = Unit(2, "float16")
     unit.add("edge", np.array([[65504.0, -65504.0]]), bytes(16))
-    assert unit.values[0].tolist() == [[65504.0, -65504.0]]
+    assert unit.vectors().tolist() == [[65504.0, -65504.0]]
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 3), (4,), (1, 3, 4), (0, 5), ()], ids=str)
@@ -177,6 +178,7 @@ FILL = """
 import resource, sys
 from pathlib import Path
 from colbert_rerank.errors import StoreWriteError
+from colbert_rerank.types import FLOATS
 from colbert_rerank.store import writing
 from tests.store import stores
 from tests.store.test_write_errors import SECOND, SIZES

@@ -50,7 +50,7 @@ def main(target: Path) -> None:
     manifest = Manifest(
         store_id="b7c8b0e5f1f94d6c8a3c0d5e6f708192",
         dim=DIM,
-        dtype="float16",
+        codec="float16",
         query_identity={"dim": DIM, "similarity": "dot"},
         document_identity={"fields": ["title", "text"], "separator": " "},
         provenance={"model": "golden", "note": "écrit une fois"},

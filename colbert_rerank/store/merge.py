@@ -1,0 +1,128 @@
+"""Several segments made into one, without the documents that are no longer live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.recipe import HASH_BYTES
+from colbert_rerank.store import codebook, layout
+from colbert_rerank.store.codecs import Codec, decode
+from colbert_rerank.store.coding import Coded, code, datasets
+from colbert_rerank.store.columns import Array, Rows
+from colbert_rerank.store.segment import Segment
+
+_ERRORS = (layout.MAX_ERRORS, layout.SKETCH_ERRORS)
+# What columns that may be missing say of documents where they are.
+_UNKNOWN: dict[str, Array] = {
+    layout.FIELD_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
+    layout.SEQ_NOS: np.full(1, -1, dtype=np.int64),
+    layout.PRIMARY_TERMS: np.full(1, -1, dtype=np.int64),
+    layout.DELETED: np.zeros(1, dtype=np.uint8),
+    layout.MAX_ERRORS: np.zeros(1, dtype=np.float32),
+    layout.SKETCH_ERRORS: np.zeros(1, dtype=np.float32),
+}
+
+
+class Part(NamedTuple):
+    """A segment, and the ordinals of those of its documents that are kept, rising."""
+
+    segment: Segment
+    kept: npt.NDArray[np.int64]
+
+    @property
+    def whole(self) -> bool:
+        return self.kept.size == self.segment.entry.documents
+
+    @property
+    def rows(self) -> int:
+        """How many rows are kept."""
+        if self.whole:
+            return self.segment.entry.rows
+        return int(self.segment.columns[layout.ROW_COUNTS][self.kept].sum(dtype=np.int64))
+
+
+def join(parts: Sequence[Part], codecs: Mapping[str, Codec]) -> tuple[list[Rows], dict[str, Array]]:
+    """The large datasets and the columns of one segment of what ``parts`` keep, as it is, in their order.
+
+    Raises StoreCorruptError where a checksum does not match.
+    """
+    rows = {name: [chunk for part in parts for chunk in _kept_rows(part, name)] for name in codecs}
+    large, checksums = datasets(rows, codecs)
+    return large, _columns(parts) | checksums
+
+
+def recode(parts: Sequence[Part], before: Codec, codecs: Mapping[str, Codec]) -> tuple[list[Rows], dict[str, Array]]:
+    """The same of vectors that are coded anew: ``before`` tells what the rows of ``parts`` stand for."""
+    columns = _columns(parts)
+    coded: list[Coded] = []
+    for part in parts:
+        counts = part.segment.columns[layout.ROW_COUNTS][part.kept].astype(np.int64)
+        chunks = [*_kept_rows(part, layout.VALUES)]
+        values = np.concatenate(chunks) if chunks else np.empty((0, before.width), before.dtype)
+        coded.append(code(decode(before, values), counts, codecs))
+    large, checksums = datasets({name: [c.rows[name] for c in coded] for name in codecs}, codecs)
+    for name in _ERRORS:
+        columns.pop(name, None)
+        if any(name in c.errors for c in coded):
+            columns[name] = np.concatenate([c.errors[name] for c in coded])
+    return large, columns | checksums
+
+
+def sample(segments: Sequence[Segment], codec: Codec) -> npt.NDArray[np.float32]:
+    """Vectors drawn from all segments, as many as a codebook learns of. Raises StoreCorruptError."""
+    total = sum(segment.entry.rows for segment in segments)
+    drawn = np.random.default_rng(codebook.SEED).choice(total, codebook.sample_size(total), replace=False)
+    drawn.sort()
+    taken: list[npt.NDArray[np.float32]] = []
+    first = 0
+    for segment in segments:
+        rows = segment.rows[layout.VALUES]
+        segment.verify()
+        mine = drawn[(drawn >= first) & (drawn < first + len(rows))] - first
+        taken.append(decode(codec, rows[mine]))
+        first += len(rows)
+    return np.concatenate(taken) if taken else np.empty((0, codec.dim), np.float32)
+
+
+def _kept_rows(part: Part, name: str) -> Iterator[Array]:
+    part.segment.verify(name)
+    rows = part.segment.rows[name]
+    if part.whole:
+        yield rows
+        return
+    counts = part.segment.columns[layout.ROW_COUNTS].astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    for i in part.kept.tolist():
+        yield rows[starts[i] : starts[i] + counts[i]]
+
+
+def _columns(parts: Sequence[Part]) -> dict[str, Array]:
+    """The small columns, but for the checksums of what is large."""
+    joined: dict[str, Array] = {}
+    for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.CONTENT_HASHES):
+        joined[name] = np.concatenate([part.segment.columns[name][part.kept] for part in parts])
+    joined[layout.ID_BYTES] = np.concatenate([_id_bytes(part) for part in parts])
+    for name, unknown in _UNKNOWN.items():
+        found = [part.segment.columns.get(name) for part in parts]
+        if any(column is not None for column in found):
+            joined[name] = np.concatenate(
+                [
+                    np.repeat(unknown, part.kept.size, axis=0) if column is None else column[part.kept]
+                    for part, column in zip(parts, found, strict=True)
+                ]
+            )
+    if layout.DELETED in joined and not joined[layout.DELETED].any():
+        del joined[layout.DELETED]
+    return joined
+
+
+def _id_bytes(part: Part) -> Array:
+    lengths = part.segment.columns[layout.ID_LENGTHS].astype(np.int64)
+    mask = np.zeros(lengths.size, dtype=bool)
+    mask[part.kept] = True
+    taken: Array = part.segment.columns[layout.ID_BYTES][np.repeat(mask, lengths)]
+    return taken

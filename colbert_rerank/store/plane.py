@@ -1,0 +1,68 @@
+"""A plane of a store: the rows that one codec made of all documents, over all segments of a generation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.store import layout
+from colbert_rerank.store.columns import Array
+from colbert_rerank.store.ids import ranges
+from colbert_rerank.store.region import Region
+from colbert_rerank.store.segment import Segment, blocks
+
+# Bytes that this machine may not hold in memory, so that they are read from the disk again and again.
+_LARGE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+class Plane:
+    """The large dataset ``name`` of all segments. Safe to share between threads and to use after a fork.
+
+    With ``verify``, the checksum of each block is compared before a row of it is given out for the first time.
+    """
+
+    def __init__(self, name: str, region: Region, segments: Sequence[Segment], *, verify: bool) -> None:
+        self.name = name
+        self._region = region
+        self._segments = segments
+        self._verify = verify
+        # The blocks of all segments, one behind the other, of which none was touched yet.
+        self._first_blocks = np.cumsum([0, *(blocks(segment.rows[name]) for segment in segments)])
+        self._untouched = np.ones(int(self._first_blocks[-1]), dtype=bool)
+
+    def take(
+        self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> Array:
+        """The rows [sum of counts, width] of these spans, copied in one piece. Raises StoreCorruptError."""
+        self._touch(segments, starts, counts)
+        rows = ranges(self._region.bases[segments] + starts, counts)
+        taken = np.empty((rows.size, self._region.values.shape[1]), dtype=self._region.values.dtype)
+        # Without "clip", which clips nothing here, NumPy would copy everything twice.
+        np.take(self._region.values, rows, axis=0, out=taken, mode="clip")
+        return taken
+
+    def _touch(
+        self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """Have the system read these rows, and verify what no one has touched before. Raises StoreCorruptError."""
+        row = self._region.values.strides[0]
+        some = counts > 0
+        base = self._first_blocks[segments[some]]
+        first, last = starts[some] * row // layout.BLOCK, ((starts + counts)[some] * row - 1) // layout.BLOCK
+        touched = np.unique(ranges(base + first, last - first + 1))
+        if not self._region.values.nbytes > _LARGE:  # else what was touched may have left memory since
+            touched = touched[self._untouched[touched]]
+        if not touched.size:
+            return
+        owners = np.searchsorted(self._first_blocks, touched, side="right") - 1
+        inside = touched - self._first_blocks[owners]
+        begins = self._region.bases[owners] * row + inside * layout.BLOCK
+        self._region.prefetch(begins, np.minimum(begins + layout.BLOCK, self._region.values.nbytes))
+        if self._verify:
+            fresh = self._untouched[touched]
+            for number in np.unique(owners[fresh]).tolist():
+                self._segments[number].verify(self.name, inside[fresh & (owners == number)].tolist())
+        self._untouched[touched] = False
