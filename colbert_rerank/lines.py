@@ -105,6 +105,11 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
             yield number, line.rstrip("\r\n")
 
 
+def read_ids(path: str) -> list[str]:
+    """Document ids, one a line; empty lines are skipped. Raises InputError."""
+    return [text for _, line in numbered_lines(path) if (text := line.strip())]
+
+
 def _to_convert(path: str, kind: str, *, gzipped: bool) -> InputError:
     name = "FILE" if path == STDIN else shlex.quote(path)
     convert = f"iconv -f {kind} -t UTF-8"

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank import identity
-from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import (
     BulkError,
@@ -47,6 +46,7 @@ from ingest.admission import (
 )
 from ingest.failures import check_failures
 from ingest.first_stage import Bm25FirstStage, FirstStage, FirstStageOpener, Posting
+from ingest.upkeep import embedded_index, follow
 from ingest.validation import InputReport, validated
 
 _log = logging.getLogger(__name__)
@@ -150,7 +150,9 @@ def ingest(
             writer.renew(new_manifest(encoder, recipe, codec, sketches, origin, writer.manifest.store_id, index_name))
         check_index(writer, origin, stage, index, index_name, allow_other_index)
         if origin is None:
-            stage = Bm25FirstStage(_bm25_beside(writer))
+            bm25 = embedded_index(writer)
+            follow(writer, bm25)
+            stage = Bm25FirstStage(bm25)
         writer.begin()
         guarded = stage is not None and not stage.ours and not allow_other_index
         _encode_all(validated(documents, recipe, report.input), writer, encoder, stage, guarded, report, progress)
@@ -166,15 +168,6 @@ def ingest(
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest
-
-
-def _bm25_beside(writer: StoreWriter) -> Bm25Index:
-    """The BM25 index beside the store. Where it was lost, or is an older copy, nothing stored counts as posted."""
-    index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
-    behind = manifest.segments and index.content != manifest.content
-    if behind and (not index.content or all(s.posted for s in manifest.segments)):
-        writer.rebind(index.origin)
-    return index
 
 
 def _unposted(store: Store) -> npt.NDArray[np.bool_]:

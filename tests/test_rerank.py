@@ -256,8 +256,8 @@ def test_vectors_that_are_not_finite_name_their_document(
 ) -> None:
     gather = Store.gather
 
-    def broken(self: Store, doc_ids: Sequence[str]) -> Gathered:
-        found = gather(self, doc_ids)
+    def broken(self: Store, doc_ids: Sequence[str], *, sketches: bool = False) -> Gathered:
+        found = gather(self, doc_ids, sketches=sketches)
         place = [i for i, ok in zip(doc_ids, found.found, strict=True) if ok].index("d2")
         found.values[found.offsets[place] : found.offsets[place + 1]] = value
         return found

@@ -135,9 +135,8 @@ class Bm25Index:
         The text follows from the fields. What is here with the same fields is left alone: a replaced document counts
         in BM25's statistics until its segment is merged, and a resumed ingest must score as an uninterrupted one.
         """
-        with _write_errors(self.folder):
+        with self._writing(content) as writer:
             before = self._index.searcher()
-            writer = self._index.writer(heap_size=HEAP, num_threads=1)
             for doc_id, text, fields in documents:
                 kept = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
                 if self._kept(before, doc_id) == kept:
@@ -148,6 +147,19 @@ class Bm25Index:
                 document.add_text("contents", text)
                 document.add_bytes("fields", kept)
                 writer.add_document(document)
+
+    def delete(self, doc_ids: Iterable[str], content: int) -> None:
+        """Delete documents, durably, those that are here; ``content`` is the store's count."""
+        with self._writing(content) as writer:
+            for doc_id in doc_ids:
+                writer.delete_documents_by_term("doc_id", doc_id)
+
+    @contextmanager
+    def _writing(self, content: int) -> Iterator[Any]:
+        """A writer of tantivy's, whose work is committed at the end."""
+        with _write_errors(self.folder):
+            writer = self._index.writer(heap_size=HEAP, num_threads=1)
+            yield writer
             _save(self.folder, self._state._replace(files=None))
             writer.commit()
             writer.wait_merging_threads()

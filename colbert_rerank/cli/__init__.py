@@ -23,7 +23,16 @@ COMMANDS = {
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "model": ("colbert_rerank.cli.model", "model"),
-    "store": ("colbert_rerank.cli.store", "store"),
+    "store": ("colbert_rerank.cli", "store"),
+}
+STORE_COMMANDS = {
+    "info": ("colbert_rerank.cli.store", "info"),
+    "verify": ("colbert_rerank.cli.store", "verify"),
+    "delete": ("ingest.cli.upkeep", "delete"),
+    "compact": ("ingest.cli.upkeep", "compact"),
+    "repair": ("ingest.cli.upkeep", "repair"),
+    "export": ("colbert_rerank.cli.store", "export"),
+    "import": ("ingest.cli.upkeep", "import_"),
 }
 
 _KEPT = "interrupted; what was stored is kept, and the same command goes on from there"
@@ -48,16 +57,22 @@ class InterruptError(Exception):
 
 
 class LazyGroup(click.Group):
+    """Its commands are those of the table ``commands``."""
+
+    commands_by_name = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.commands_by_name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.commands_by_name:
             return None
-        module, attribute = COMMANDS[cmd_name]
+        module, attribute = self.commands_by_name[cmd_name]
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+
+class Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -65,7 +80,7 @@ class LazyGroup(click.Group):
             raise InterruptError(AFTER_INTERRUPT.get(str(ctx.invoked_subcommand), "interrupted"), error) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(colbert_rerank.__version__, prog_name="colbert-rerank")
 def cli() -> None:
     """Re-rank BM25's candidates by late interaction (ColBERT), from token vectors stored by document id.
@@ -77,6 +92,15 @@ def cli() -> None:
     A TREC run:  colbert-rerank run --topics queries.jsonl --store DIR --output run.txt
                  colbert-rerank eval run.txt --qrels qrels.txt
     """
+
+
+class Store(LazyGroup):
+    commands_by_name = STORE_COMMANDS
+
+
+@click.group(cls=Store, context_settings={"help_option_names": ["-h", "--help"]})
+def store() -> None:
+    """Look at a store, and look after it: documents that go, damage, room, other formats."""
 
 
 def main() -> None:

@@ -52,8 +52,9 @@ def open_store(folder: Path, verify: Any) -> Store:
     return opened
 
 
-def open_reranker(store: Store, model: StoreModelOptions, missing: Any, interpolate: float | None) -> Reranker:
+def open_reranker(store: Store, model: StoreModelOptions, **ranking: Any) -> Reranker:
+    """The re-ranker over ``store``; ``ranking`` is what `ranking_options` gave."""
     encoder = model.load(store)
     from colbert_rerank.rerank import Reranker
 
-    return Reranker(store, encoder, missing=missing, interpolate=interpolate)
+    return Reranker(store, encoder, **ranking)

@@ -312,9 +312,15 @@ def first_stage_options(command: F) -> F:
 
 
 def ranking_options(command: F) -> F:
-    """``--missing`` and ``--interpolate``."""
+    """``--missing``, ``--interpolate`` and ``--rescore``."""
     option = section("Ranking")
     for add in (
+        option(
+            "--rescore",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Score all by the store's sketches, and the best N again by its vectors.",
+        ),
         option(
             "--interpolate",
             type=float,

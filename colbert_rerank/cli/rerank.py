@@ -56,6 +56,7 @@ def rerank(
     verify: str,
     missing: Any,
     interpolate: float | None,
+    rescore: int | None,
 ) -> None:
     """Search with one query and re-rank what is found.
 
@@ -70,7 +71,7 @@ def rerank(
         raise UsageError("the query is empty; give it some text")
     opened = open_store(store, verify)
     candidates = first_stage.open(opened, server)
-    reranker = open_reranker(opened, model, missing, interpolate)
+    reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
         warn_always("the first stage found nothing for this query")

@@ -64,6 +64,7 @@ def run(
     verify: str,
     missing: Any,
     interpolate: float | None,
+    rescore: int | None,
 ) -> None:
     """Re-rank the candidates of every topic and write a TREC run.
 
@@ -99,7 +100,7 @@ def run(
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store, verify)
     found = _read_run(candidates, queries, missing) if candidates is not None else first_stage.open(opened, server)
-    reranker = open_reranker(opened, model, missing, interpolate)
+    reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
 
     def rows() -> Iterator[ScoredDoc]:
         with progress("queries", len(queries)) as update:

@@ -9,16 +9,11 @@ import click
 
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
-from colbert_rerank.cli.output import output_options, say
+from colbert_rerank.cli.output import hint, output_options, say
 from colbert_rerank.errors import StoreCorruptError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def store() -> None:
-    """Look at a store: what it holds, and whether it is sound."""
-
-
-@store.command(cls=Command)
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @output_options
@@ -43,7 +38,7 @@ def info(folder: Path, as_json: bool) -> None:
         click.echo(f"{name.ljust(width)}  {f'{shown:,}' if isinstance(shown, int) else shown}")
 
 
-@store.command(cls=Command)
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @output_options
@@ -87,3 +82,52 @@ def _first_stage_damages(folder: Path) -> list[str]:
     except StoreError as error:
         return [str(error)]
     return []
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--output", metavar="PATH", required=True, help="A new folder or file; for bodies of _bulk - is stdout.")
+@click.option(
+    "--format",
+    type=click.Choice(["numpy", "pylate", "opensearch", "elasticsearch"]),
+    default="numpy",
+    show_default=True,
+    help="A folder of arrays, one file for torch.load, or bodies of _bulk.",
+)
+@click.option("--ids", metavar="FILE", help="Only these documents: their ids, one a line; - is stdin.")
+@click.option("--field", metavar="NAME", default="vectors", show_default=True, help="Of bodies of _bulk.")
+@output_options
+def export(folder: Path, output: str, format: str, ids: str | None, field: str) -> None:
+    """Write a store's vectors in a form that others read.
+
+    numpy: vectors.npy [sum T, d], offsets.npy [n + 1] and ids.json, which `store import` reads. pylate: documents_ids
+    and documents_embeddings, the lists that PyLate's rank.rerank takes. opensearch and elasticsearch: lines for _bulk
+    that add the vectors to documents of an index.
+
+    \b
+    Examples:
+      colbert-rerank store export my-store --output arrays
+      colbert-rerank store export my-store --format opensearch --output bulk.ndjson
+    """
+    from colbert_rerank.cli.progress import working
+    from colbert_rerank.lines import read_ids
+    from colbert_rerank.store import Store, exchange
+
+    opened = Store.open(folder)
+    wanted = read_ids(ids) if ids else None
+    with working(f"writing {output}"):
+        if format == "numpy":
+            count = exchange.export_arrays(opened, Path(output), wanted)
+        elif format == "pylate":
+            count = exchange.export_pylate(opened, Path(output), wanted)
+        else:
+            count = 0
+            with click.open_file(output, "w", encoding="utf-8") as file:
+                for body in exchange.export_bulk(opened, field, wanted):
+                    file.write(body)
+                    count += 1
+    say(f"{output}: {count:,} documents")
+    if format == "opensearch":
+        hint(f"The field needs this mapping:  {json.dumps({field: exchange.OPENSEARCH_FIELD})}")
+    if format == "elasticsearch":
+        hint(f"The field needs this mapping:  {json.dumps({field: exchange.elasticsearch_field(opened.manifest.dim)})}")

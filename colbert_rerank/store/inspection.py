@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import ids, layout, segment
+from colbert_rerank.store import codebook, ids, layout, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.reader import Store
@@ -54,6 +54,11 @@ def damages(folder: Path) -> Iterator[str]:
             for name in one.rows:
                 one.verify(name)
             sound.append(one)
+        except StoreCorruptError as error:
+            yield str(error)
+    for book in manifest.codebooks:
+        try:
+            codebook.read(folder, book, manifest.dim)
         except StoreCorruptError as error:
             yield str(error)
     if len(sound) == len(manifest.segments):

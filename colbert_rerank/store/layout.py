@@ -15,7 +15,7 @@ from __future__ import annotations
 FORMAT = 2  # what is written; all earlier ones are read
 
 # The last sentence of an error about a damaged file.
-RESTORE = "Restore the store from a copy, or ingest again into a new folder"
+RESTORE = "Restore the store from a copy, or see what `colbert-rerank store repair` can save"
 
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"

@@ -28,10 +28,14 @@ _UNKNOWN: dict[str, Array] = {
 
 
 class Part(NamedTuple):
-    """A segment, and the ordinals of those of its documents that are kept, rising."""
+    """A segment, and the ordinals of those of its documents that are kept, rising.
+
+    With ``verified`` their checksums have been compared.
+    """
 
     segment: Segment
     kept: npt.NDArray[np.int64]
+    verified: bool = False
 
     @property
     def whole(self) -> bool:
@@ -89,7 +93,8 @@ def sample(segments: Sequence[Segment], codec: Codec) -> npt.NDArray[np.float32]
 
 
 def _kept_rows(part: Part, name: str) -> Iterator[Array]:
-    part.segment.verify(name)
+    if not part.verified:
+        part.segment.verify(name)
     rows = part.segment.rows[name]
     if part.whole:
         yield rows

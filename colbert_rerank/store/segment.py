@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,14 +69,19 @@ class Segment:
 
     def verify(self, name: str = layout.VALUES, which: Iterable[int] | None = None) -> None:
         """Compare the checksums of these blocks of a large dataset, or of all. Raises StoreCorruptError."""
+        for block in self.damaged(name, which):
+            place = _offset(self.entry, name) + block * layout.BLOCK
+            raise StoreCorruptError(
+                f"{self.path}: the vectors at byte {place} are damaged, their checksum does not match. {layout.RESTORE}"
+            )
+
+    def damaged(self, name: str, which: Iterable[int] | None = None) -> Iterator[int]:
+        """Those of these blocks of a large dataset, or of all, that are not as they were written."""
         sums, raw = self.columns[CHECKSUMS[name]], hdf5.raw_bytes(self.rows[name])
         for block in range(blocks(self.rows[name])) if which is None else which:
             begin = block * layout.BLOCK
             if xxhash.xxh3_64_intdigest(raw[begin : begin + layout.BLOCK]) != int(sums[block]):
-                raise StoreCorruptError(
-                    f"{self.path}: the vectors at byte {_offset(self.entry, name) + begin} are damaged, their checksum "
-                    f"does not match. {layout.RESTORE}"
-                )
+                yield block
 
 
 def blocks(rows: Array) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ class StoreWriter:
         self.folder = folder
         self.manifest = manifest
         self.begun = False
+        self.swept: list[str] = []  # files that were no part of the store
 
     def unit(self) -> Unit:
         return Unit(self.manifest.dim, self.manifest.vector_dtype)
@@ -60,6 +61,10 @@ class StoreWriter:
         segments = (*manifest.segments, entry)
         self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=False))
         return entry.file
+
+    def opened(self) -> list[Segment]:
+        """All segments. Raises StoreCorruptError."""
+        return self._open(self.manifest.segments)
 
     def check_index(self) -> None:
         """Forget an id index that is lost or damaged, so that `finish` writes another."""
@@ -130,6 +135,7 @@ class StoreWriter:
             for path in (self.folder / layout.SEGMENTS).iterdir():
                 if path.name not in listed and _OURS.fullmatch(path.name):
                     path.unlink()
+                    self.swept.append(path.name)
             (self.folder / (layout.MANIFEST + files.TEMPORARY)).unlink(missing_ok=True)
 
     def compact(self, codec: str | None = None, sketches: str | None = None) -> None:
@@ -156,14 +162,37 @@ class StoreWriter:
         codecs, after = self._codecs(after, lambda: merge.sample(opened, now[layout.VALUES]), before.rows)
         segments = []
         for group in _groups(_parts(opened), width):
+            if not any(part.kept.size for part in group):
+                continue
             if not anew and len(group) == 1 and group[0].whole:
                 segments.append(group[0].segment.entry)
-            elif any(part.kept.size for part in group):
+            else:
                 rows, columns = merge.recode(group, now[layout.VALUES], codecs) if anew else merge.join(group, codecs)
                 segments.append(self._sealed(rows, columns, group))
         if anew or tuple(segments) != before.segments:
             self._save(after.next(segments=tuple(segments), index=None))
         self.finish(complete=before.complete)
+
+    def salvage(self, kept: Mapping[str, Part | None], lost: Iterable[str], *, posted: bool) -> None:
+        """Let segments, by file, be what is kept of them, or go. Tombstones bury the ``lost``, or what they had
+        replaced would come back; ``posted`` says whether the first stage's index knows of that.
+        """
+        codecs, _ = self._codecs(self.manifest)
+        segments = []
+        for entry in self.manifest.segments:
+            part = kept.get(entry.file)
+            if entry.file not in kept:
+                segments.append(entry)
+            elif part and part.kept.size:
+                segments.append(self._sealed(*merge.join([part], codecs), [part]))
+        tombstones = self.unit()
+        for doc_id in lost:
+            tombstones.delete(doc_id)
+        if len(tombstones):
+            rows, columns = tombstones.coded(codecs)
+            segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
+        content = self.manifest.content + 1
+        self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, complete=False))
 
     def _merge(self) -> None:
         """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""
@@ -180,7 +209,8 @@ class StoreWriter:
             else:
                 # what is not here may be in an older segment, and deleted by a tombstone of these
                 parts = _parts([part.segment for part in group], oldest=number == 0)
-                segments.append(self._sealed(*merge.join(parts, codecs), parts))
+                if any(part.kept.size for part in parts):
+                    segments.append(self._sealed(*merge.join(parts, codecs), parts))
             number += len(group)
         self._save(self.manifest.next(segments=tuple(segments), index=None))
 
@@ -227,6 +257,13 @@ class StoreWriter:
             self.manifest = manifests.load(self.folder)
             raise
         self.manifest = manifest
+
+
+@contextmanager
+def rewriting(folder: Path) -> Iterator[StoreWriter]:
+    """Hold a store that is there for writing. Raises as `writing` does, and StoreNotFoundError."""
+    with writing(folder, manifests.load(folder)) as writer:
+        yield writer
 
 
 @contextmanager

@@ -20,12 +20,12 @@ def copy(files: Files, tmp_path: Path) -> Path:
 
 def test_info_says_what_a_store_holds(files: Files) -> None:
     facts = json.loads(invoke("store", "info", files.store, "--json").check().out)
-    assert (facts["documents"], facts["replaced documents"], facts["segments"]) == (DOCUMENTS, 0, 1)
-    assert (facts["model"], facts["dtype"], facts["last ingest"]) == (str(files.model), "float16", "complete")
+    assert (facts["documents"], facts["replaced or deleted"], facts["segments"]) == (DOCUMENTS, 0, 1)
+    assert (facts["model"], facts["codec"], facts["last ingest"]) == (str(files.model), "float16", "complete")
     assert facts["bytes"] == sum(path.stat().st_size for path in (files.store / "segments").iterdir())
     shown = invoke("store", "info", files.store).check().out
-    assert f"documents           {DOCUMENTS}\n" in shown
-    assert "choices             none\n" in shown
+    assert f"documents            {DOCUMENTS}\n" in shown
+    assert "choices              none\n" in shown
 
 
 def test_documents_that_were_replaced_are_counted(copy: Path, files: Files, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_documents_that_were_replaced_are_counted(copy: Path, files: Files, tmp_
     (tmp_path / "changed.jsonl").write_text(json.dumps(first | {"text": "another text"}) + "\n")
     invoke("ingest", tmp_path / "changed.jsonl", "--store", copy, "--model", files.model).check()
     facts = json.loads(invoke("store", "info", copy, "--json").check().out)
-    assert (facts["documents"], facts["replaced documents"]) == (DOCUMENTS, 0), "small segments are merged"
+    assert (facts["documents"], facts["replaced or deleted"]) == (DOCUMENTS, 0), "small segments are merged"
 
 
 def test_a_sound_store_is_sound(files: Files) -> None:

@@ -1,0 +1,178 @@
+"""A store's vectors for others, and others' vectors for a store.
+
+The folder of arrays that `export_arrays` writes and `read_arrays` reads:
+
+    vectors.npy          [sum T, d] float16 or float32, all documents' vectors one after the other
+    offsets.npy          [n + 1] int64, where each document begins and the last one ends
+    ids.json             list of the n ids
+    content_hashes.npy   [n, 16] uint8; fields_hashes.npy, seq_nos.npy and primary_terms.npy: see the store's format
+    store.json           what the vectors were made with; without it, and the columns before it, vectors are anyone's
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.errors import InputError, UsageError
+from colbert_rerank.recipe import HASH_BYTES
+from colbert_rerank.store.columns import Array
+from colbert_rerank.store.manifest import Manifest
+from colbert_rerank.store.reader import Store
+from colbert_rerank.types import Origin
+
+VECTORS, OFFSETS, IDS, MADE_WITH = "vectors.npy", "offsets.npy", "ids.json", "store.json"
+DESCRIBED = ("content_hashes.npy", "fields_hashes.npy", "seq_nos.npy", "primary_terms.npy")
+AT_ONCE = 1000  # documents
+# What a field for vectors must be, where late interaction is scored inside the engine.
+OPENSEARCH_FIELD = {"type": "object", "enabled": False}
+
+
+def elasticsearch_field(dim: int) -> dict[str, object]:
+    return {"type": "rank_vectors", "element_type": "float", "dims": dim}
+
+
+class Arrays(NamedTuple):
+    """Documents with their vectors: document i has the rows ``offsets[i]`` to ``offsets[i + 1]``."""
+
+    ids: list[str]
+    vectors: Array
+    offsets: npt.NDArray[np.int64]
+    described: dict[str, Array]  # by file
+    made_with: dict[str, Any] | None
+
+
+def stored_ids(store: Store) -> list[str]:
+    """All ids, in the order in which their vectors lie."""
+    ids = store.index.ids()
+    at = store.lookup(ids)
+    return [ids[i] for i in np.lexsort([at.ordinals, at.segments]).tolist()]
+
+
+def known_ids(store: Store, doc_ids: Sequence[str] | None) -> list[str]:
+    """Those asked for, or all. Raises InputError for one that the store does not hold."""
+    if doc_ids is None:
+        return stored_ids(store)
+    found = store.lookup(doc_ids).found
+    if not found.all():
+        missing = doc_ids[int(np.argmin(found))]
+        raise InputError(f"the store holds no document {missing!r} ({int((~found).sum()):,} ids are not there)")
+    return list(doc_ids)
+
+
+def matrices(store: Store, doc_ids: Sequence[str]) -> Iterator[npt.NDArray[np.float32]]:
+    """The vectors [T, d] of each document, of those that are here. Raises StoreCorruptError."""
+    for start in range(0, len(doc_ids), AT_ONCE):
+        yield from store.gather(doc_ids[start : start + AT_ONCE]).matrices()
+
+
+def export_arrays(store: Store, folder: Path, doc_ids: Sequence[str] | None = None) -> int:
+    """Write the folder of arrays, which must not be there yet; return the number of documents.
+
+    Raises UsageError, InputError for an unknown id, StoreCorruptError.
+    """
+    ids = known_ids(store, doc_ids)
+    if folder.exists():
+        raise UsageError(f"{folder} is there already; give a new folder")
+    folder.mkdir(parents=True)
+    at = store.lookup(ids)
+    offsets = np.concatenate([[0], np.cumsum(at.row_counts)])
+    shape, dtype = (int(offsets[-1]), store.manifest.dim), np.dtype(store.manifest.vector_dtype)
+    with (folder / VECTORS).open("wb") as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)  # type: ignore[no-untyped-call]
+        for matrix in matrices(store, ids):
+            file.write(matrix.astype(dtype).tobytes())
+    np.save(folder / OFFSETS, offsets)
+    for name, column in _described(store, ids).items():
+        np.save(folder / name, column)
+    (folder / IDS).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+    made_with = asdict(store.manifest) | {"segments": [], "index": None, "codebooks": []}
+    (folder / MADE_WITH).write_text(json.dumps(made_with, indent=1, sort_keys=True), encoding="utf-8")
+    return len(ids)
+
+
+def export_pylate(store: Store, path: Path, doc_ids: Sequence[str] | None = None) -> int:
+    """Write ``documents_ids`` and ``documents_embeddings``, a tensor [T, d] each, in one file for ``torch.load``."""
+    import torch
+
+    ids = known_ids(store, doc_ids)
+    embeddings = [torch.from_numpy(matrix.copy()) for matrix in matrices(store, ids)]
+    torch.save({"documents_ids": ids, "documents_embeddings": embeddings}, path)
+    return len(ids)
+
+
+def export_bulk(store: Store, field: str, doc_ids: Sequence[str] | None = None) -> Iterator[str]:
+    """Bodies of the `_bulk` API that add the vectors, as a list of lists, to documents that are in an index already.
+
+    For ``lateInteractionScore`` in OpenSearch (a field of `OPENSEARCH_FIELD`), and for ``rank_vectors`` in
+    Elasticsearch. Yields the two lines of each document as one text.
+    """
+    ids = known_ids(store, doc_ids)
+    for doc_id, matrix in zip(ids, matrices(store, ids), strict=True):
+        action = json.dumps({"update": {"_id": doc_id}}, ensure_ascii=False)
+        rows = ",".join("[" + ",".join(map(_shortest, row)) + "]" for row in matrix)
+        yield f'{action}\n{{"doc":{{{json.dumps(field, ensure_ascii=False)}:[{rows}]}}}}\n'
+
+
+def read_arrays(folder: Path) -> Arrays:
+    """The folder of arrays, its large one mapped. Raises InputError where a file is missing or does not fit."""
+    try:
+        ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
+        vectors, offsets = (np.load(folder / name, mmap_mode="r") for name in (VECTORS, OFFSETS))
+        described = {name: np.load(folder / name) for name in DESCRIBED if (folder / name).exists()}
+        made_with = json.loads((folder / MADE_WITH).read_text("utf-8")) if (folder / MADE_WITH).exists() else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a folder of arrays ({VECTORS}, {OFFSETS}, {IDS}): {error}", where=str(folder)) from None
+    if not isinstance(ids, list) or not all(isinstance(doc_id, str) for doc_id in ids) or len(set(ids)) != len(ids):
+        raise InputError("must be a list of texts, each once", where=str(folder / IDS))
+    count = len(ids)
+    if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
+        raise InputError(
+            f"is {vectors.dtype} {list(vectors.shape)}, expected float16 or float32 [sum T, d]",
+            where=str(folder / VECTORS),
+        )
+    sound = offsets.shape == (count + 1,) and np.issubdtype(offsets.dtype, np.integer)
+    if not sound or offsets[0] != 0 or offsets[-1] != len(vectors) or (np.diff(offsets) < 0).any():
+        raise InputError(f"must rise from 0 to {len(vectors)}, {count + 1} numbers", where=str(folder / OFFSETS))
+    if wrong := [name for name, column in described.items() if len(column) != count]:
+        raise InputError(f"has not one entry for each of the {count} ids", where=str(folder / wrong[0]))
+    return Arrays(ids, vectors, offsets.astype(np.int64), described, made_with)
+
+
+def _described(store: Store, ids: Sequence[str]) -> dict[str, Array]:
+    """What the store remembers of these documents, by file, in the order of `DESCRIBED`."""
+    known = [one for one in store.describe(ids) if one]
+    hashes = [b"".join(one.content_hash for one in known), b"".join(one.fields_hash for one in known)]
+    numbers = [[one.seq_no for one in known], [one.primary_term for one in known]]
+    columns: list[Array] = [np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES) for joined in hashes]
+    columns += [np.array(column, dtype=np.int64) for column in numbers]
+    return dict(zip(DESCRIBED, columns, strict=True))
+
+
+def _shortest(number: np.float32) -> str:
+    """The shortest decimal that is read as the same float32."""
+    return np.format_float_positional(number, unique=True, trim="0")
+
+
+def manifest_of(made_with: dict[str, Any], store_id: str, codec: str) -> Manifest:
+    """The manifest of a new store of exported vectors. Raises InputError."""
+    try:
+        origin = made_with["origin"]
+        return Manifest(
+            store_id=store_id,
+            dim=int(made_with["dim"]),
+            codec=codec,
+            query_identity=dict(made_with["query_identity"]),
+            document_identity=dict(made_with["document_identity"]),
+            provenance=dict(made_with["provenance"]),
+            origin=Origin(*origin) if origin else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"does not say what the vectors were made with: {error}", where=MADE_WITH) from None

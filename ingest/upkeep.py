@@ -1,0 +1,215 @@
+"""What is done to a store between ingests: documents are deleted, segments compacted, damage is cut out.
+
+The BM25 index beside a store follows each step: first the store, then the index, and until both are done the index is
+refused as behind. An index of OpenSearch is its owner's: what is deleted here is not deleted there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.store import ids, layout
+from colbert_rerank.store.ids import IdIndex
+from colbert_rerank.store.manifest import Manifest, SegmentEntry
+from colbert_rerank.store.merge import Part
+from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
+from colbert_rerank.store.writer import StoreWriter, rewriting
+from colbert_rerank.types import BM25
+
+
+@dataclass
+class Deletion:
+    """``unknown`` are the ids under which the store held nothing."""
+
+    deleted: int = 0
+    unknown: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Compaction:
+    """Bytes of the store's files before and after."""
+
+    before: int
+    after: int
+
+
+@dataclass
+class Repair:
+    """What was done to a damaged store.
+
+    ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by segment, what was found; ``lost``
+    are the ids of the documents that went with them, and ``unnamed`` counts those whose ids went, too.
+    """
+
+    unlisted: list[str] = field(default_factory=list)
+    damages: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    unnamed: int = 0
+
+
+def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
+    """Delete documents from the store in ``folder``, all of them or, at an error, none.
+
+    Raises StoreNotFoundError, StoreWriteError, UsageError for what cannot be an id.
+    """
+    report = Deletion()
+    with rewriting(folder) as writer:
+        unit = writer.unit()
+        index = IdIndex(ids.build([one.columns for one in writer.opened()]))
+        wanted = list(dict.fromkeys(doc_ids))
+        for doc_id, found in zip(wanted, index.lookup(wanted).found.tolist(), strict=True):
+            if found:
+                unit.delete(doc_id)
+                report.deleted += 1
+            else:
+                report.unknown.append(doc_id)
+        complete = writer.manifest.complete
+        if len(unit):
+            writer.commit(unit, posted=not _embedded(writer.manifest))
+        _follow(writer)
+        writer.finish(complete=complete)
+    return report
+
+
+def compact(folder: Path, codec: str | None = None, sketches: str | None = None) -> Compaction:
+    """Write the store's segments anew without what is no longer live, or with other codecs (see `StoreWriter`).
+
+    Raises StoreNotFoundError, StoreWriteError, StoreCorruptError, and UsageError for a codec that does not suit.
+    """
+    with rewriting(folder) as writer:
+        before = writer.manifest.bytes
+        _follow(writer)
+        writer.compact(codec, sketches)
+        return Compaction(before, writer.manifest.bytes)
+
+
+def repair(folder: Path) -> Repair:
+    """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
+
+    Raises StoreCorruptError where the manifest, or a codebook, is what is damaged: without it nothing can be read.
+    """
+    report = Repair()
+    with rewriting(folder) as writer:
+        report.unlisted = list(writer.swept)
+        entries = writer.manifest.segments
+        readable: dict[int, Segment] = {}
+        gone: dict[int, npt.NDArray[np.bool_]] = {}  # which of a segment's documents
+        for number, entry in enumerate(entries):
+            try:
+                (one,) = map_segments(folder, [entry], row_shapes(writer.manifest))[1]
+                lost = _damaged_documents(one)
+                readable[number] = one
+                if lost.any():
+                    gone[number] = lost
+                    report.damages[entry.file] = f"the vectors of {lost.sum():,} of its {lost.size:,} documents"
+            except StoreCorruptError as error:
+                gone[number] = np.ones(entry.documents, dtype=bool)
+                report.damages[entry.file] = _reason(error)
+        if gone:
+            live = _live(folder, writer.manifest, readable)
+            report.unnamed = sum(mask.size for number, mask in gone.items() if number not in live)
+            report.lost = [i for number, mask in gone.items() for i, at in live.get(number, ()) if mask[at]]
+            kept = {
+                entries[number].file: Part(readable[number], np.flatnonzero(~mask), verified=True)
+                if number in readable
+                else None
+                for number, mask in gone.items()
+            }
+            writer.salvage(kept, report.lost, posted=not _embedded(writer.manifest))
+        _follow(writer)
+        writer.finish(complete=writer.manifest.complete)
+    return report
+
+
+def embedded_index(writer: StoreWriter) -> Bm25Index:
+    """The BM25 index beside the store. Where it was lost, or is an older copy, nothing stored counts as posted."""
+    index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
+    behind = manifest.segments and index.content != manifest.content
+    if behind and (not index.content or all(s.posted for s in manifest.segments)):
+        writer.rebind(index.origin)
+    return index
+
+
+def follow(writer: StoreWriter, index: Bm25Index) -> None:
+    """Let the BM25 index beside a store forget the documents that tombstones have buried since it was written."""
+    pending = [entry for entry in writer.manifest.segments if not entry.posted]
+    if not pending:
+        return
+    opened = writer.opened()
+    newest = ids.build([one.columns for one in opened], tombstones=True)
+    names = IdIndex(newest).ids()
+    buried = []
+    for place, (number, ordinal) in enumerate(
+        zip(newest[layout.SEGMENT_NUMBERS].tolist(), newest[layout.ORDINALS].tolist(), strict=True)
+    ):
+        deleted = opened[number].columns.get(layout.DELETED)
+        if deleted is not None and deleted[ordinal] and not opened[number].entry.posted:
+            buried.append(names[place])
+    if not buried:
+        return
+    index.delete(buried, writer.manifest.content)
+    for entry in pending:
+        if not entry.rows and _only_tombstones(opened, entry):
+            writer.mark_posted(entry.file)
+
+
+def _follow(writer: StoreWriter) -> None:
+    """The same, where there is such an index; one that was lost is not made again here, with nothing in it."""
+    if _embedded(writer.manifest) and (writer.folder / layout.BM25).exists():
+        follow(writer, embedded_index(writer))
+
+
+def _embedded(manifest: Manifest) -> bool:
+    return manifest.origin is not None and manifest.origin.kind == BM25
+
+
+def _only_tombstones(opened: Iterable[Segment], entry: SegmentEntry) -> bool:
+    (one,) = (segment for segment in opened if segment.entry.file == entry.file)
+    deleted = one.columns.get(layout.DELETED)
+    return deleted is not None and bool(deleted.all())
+
+
+def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> dict[int, list[tuple[str, int]]]:
+    """The live documents of each segment, by its number: their ids, and which of its documents they are.
+
+    By the id index; where that is lost as well, by the segments that are ``readable``, and the others are missing.
+    """
+    numbers: npt.NDArray[np.int64] = np.arange(len(manifest.segments))
+    try:
+        if manifest.index is None:
+            raise StoreCorruptError("there is none")
+        columns = read_index(folder, manifest.index)
+    except StoreCorruptError:
+        columns = ids.build([one.columns for one in readable.values()])
+        numbers = np.array(list(readable), dtype=np.int64)
+    found: dict[int, list[tuple[str, int]]] = {number: [] for number in numbers.tolist()}
+    places = zip(numbers[columns[layout.SEGMENT_NUMBERS]].tolist(), columns[layout.ORDINALS].tolist(), strict=True)
+    for doc_id, (number, ordinal) in zip(IdIndex(columns).ids(), places, strict=True):
+        found[number].append((doc_id, ordinal))
+    return found
+
+
+def _damaged_documents(one: Segment) -> npt.NDArray[np.bool_]:
+    """Which documents [n] have a row in a block that is not as it was written. Raises StoreCorruptError."""
+    counts = one.columns[layout.ROW_COUNTS].astype(np.int64)
+    ends = np.cumsum(counts)
+    lost = np.zeros(counts.size, dtype=bool)
+    for name, rows in one.rows.items():
+        bad = np.zeros(blocks(rows) + 1, dtype=bool)
+        bad[list(one.damaged(name))] = True
+        until = np.concatenate([[0], np.cumsum(bad)])  # how many bad blocks come before each
+        size = rows.shape[1] * rows.dtype.itemsize
+        first, last = (ends - counts) * size // layout.BLOCK, (ends * size - 1) // layout.BLOCK
+        lost |= (counts > 0) & (until[last + 1] > until[first])
+    return lost
+
+
+def _reason(error: StoreCorruptError) -> str:
+    return str(error).removesuffix(layout.RESTORE).rstrip(". ").rpartition(": ")[2]

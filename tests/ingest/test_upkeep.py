@@ -1,0 +1,265 @@
+"""Deletion, compaction and repair, with the BM25 index beside the store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreNotFoundError, UsageError
+from colbert_rerank.store import Store, layout, writing
+from colbert_rerank.types import Query
+from ingest import upkeep
+from tests.collection import documents, ingested
+from tests.store import stores
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def made(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("upkeep") / "store"
+    ingested(folder, tiny_encoder, list(documents(COUNT)))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "store"))
+
+
+def ids_of(folder: Path) -> set[str]:
+    """Those in the store, which are those in the BM25 index, which is up to date."""
+    store = Store.open(folder, verify="open")
+    index = Bm25Index.open_for(folder, store.manifest)
+    ids = set(store.index.ids())
+    assert len(index) == len(ids)
+    assert {d.doc_id for d in index.fetch(sorted(ids))} == ids
+    return ids
+
+
+def test_deleted_documents_are_gone_from_both(folder: Path) -> None:
+    before = ids_of(folder)
+    gone = sorted(before)[:5]
+    done = upkeep.delete(folder, [*gone, "nobody", gone[0]])
+    assert (done.deleted, done.unknown) == (5, ["nobody"])
+    assert ids_of(folder) == before - set(gone)
+    store = Store.open(folder)
+    assert not store.gather(gone).found.any()
+    assert list(store.describe(gone)) == [None] * 5
+    assert store.manifest.complete
+    found = Bm25Index.open_for(folder, store.manifest).search([Query("q", "tide harbour light storm")], COUNT)
+    assert not {d.doc_id for d in next(iter(found))} & set(gone)
+
+
+def test_deleting_again_deletes_nothing(folder: Path) -> None:
+    gone = sorted(ids_of(folder))[:3]
+    upkeep.delete(folder, gone)
+    before = Store.open(folder).manifest
+    done = upkeep.delete(folder, gone)
+    assert (done.deleted, done.unknown) == (0, gone)
+    assert Store.open(folder).manifest == before
+
+
+def test_what_is_deleted_can_be_ingested_again(folder: Path, tiny_encoder: Encoder) -> None:
+    before = ids_of(folder)
+    upkeep.delete(folder, sorted(before)[:3])
+    ingested(folder, tiny_encoder, list(documents(COUNT)))
+    assert ids_of(folder) == before
+
+
+def test_all_documents_can_be_deleted(folder: Path, tiny_encoder: Encoder) -> None:
+    before = ids_of(folder)
+    upkeep.delete(folder, before)
+    assert ids_of(folder) == set()
+    upkeep.compact(folder)
+    assert Store.open(folder).manifest.segments == ()
+    ingested(folder, tiny_encoder, list(documents(COUNT)))
+    assert ids_of(folder) == before
+
+
+def test_what_cannot_be_an_id_deletes_nothing(folder: Path) -> None:
+    before = ids_of(folder)
+    upkeep.delete(folder, ["", "x" * 600])  # the store holds none such
+    assert ids_of(folder) == before
+    with pytest.raises(StoreNotFoundError):
+        upkeep.delete(folder / "nothing", ["a"])
+    assert not (folder / "nothing").exists()
+
+
+def test_a_kill_between_store_and_index_is_mended_by_the_next_step(
+    folder: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ids_of(folder)
+    gone = sorted(before)[:4]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("delete", "compact", "repair", "ingest"):
+        copy = Path(shutil.copytree(folder, folder.with_name(step)))
+        with monkeypatch.context() as patch:
+            patch.setattr(Bm25Index, "delete", killed)
+            with pytest.raises(KeyboardInterrupt):
+                upkeep.delete(copy, gone)
+        with pytest.raises(StoreMismatchError, match="is behind the store"):
+            ids_of(copy)
+        if step == "delete":
+            assert upkeep.delete(copy, gone).unknown == gone
+        elif step == "ingest":
+            ingested(copy, tiny_encoder, [d for d in documents(COUNT) if d.doc_id not in gone])
+        else:
+            getattr(upkeep, step)(copy)
+        assert ids_of(copy) == before - set(gone), step
+
+
+def test_compaction_makes_room(folder: Path) -> None:
+    before = ids_of(folder)
+    gone = sorted(before)[: COUNT // 2]
+    upkeep.delete(folder, gone)
+    assert len(Store.open(folder).manifest.segments) == 1, "small segments are merged at once"
+    kept = Store.open(folder).gather(sorted(before - set(gone)))
+    done = upkeep.compact(folder)
+    assert done.after == sum(p.stat().st_size for p in (folder / layout.SEGMENTS).iterdir())
+    after = Store.open(folder).gather(sorted(before - set(gone)))
+    assert np.array_equal(kept.values, after.values)
+    assert ids_of(folder) == before - set(gone)
+    again = Store.open(folder).manifest
+    upkeep.compact(folder)
+    assert Store.open(folder).manifest == again, "there is nothing left to do"
+
+
+def test_large_segments_are_compacted_only_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "UNIT_BYTES", 1)  # nothing is merged
+    before = ids_of(folder)
+    gone = sorted(before)[:10]
+    upkeep.delete(folder, gone)
+    assert len(Store.open(folder).manifest.segments) == 2
+    assert sum(s.documents for s in Store.open(folder).manifest.segments) == COUNT + 10
+    upkeep.compact(folder)
+    assert [s.documents for s in Store.open(folder).manifest.segments] == [COUNT - 10]
+    assert ids_of(folder) == before - set(gone)
+
+
+def test_a_tombstone_is_kept_while_it_is_needed(tmp_path: Path) -> None:
+    """It is in a segment that is merged with a neighbour, and what it buries is in an older one."""
+    old, young = stores.random_docs(["a", "b"], 1, rows=3), stores.random_docs(["c"], 2)
+    with writing(tmp_path, stores.new_manifest()) as writer:
+        stores.commit(writer, old, posted=False)
+        unit = writer.unit()
+        unit.delete("a")
+        writer.commit(unit, posted=True)
+        stores.commit(writer, young, posted=True)
+        writer.finish()
+    store = Store.open(tmp_path)
+    assert [s.documents for s in store.manifest.segments] == [2, 2]
+    stores.assert_holds(store, {"b": old["b"], **young})
+    upkeep.compact(tmp_path)
+    assert [s.documents for s in Store.open(tmp_path).manifest.segments] == [1, 1]
+    stores.assert_holds(Store.open(tmp_path), {"b": old["b"], **young})
+
+
+# Repair
+
+
+def segmented(folder: Path) -> dict[str, stores.Doc]:
+    """A store of three segments, of which the later ones replace documents of the earlier ones."""
+    units = [
+        stores.random_docs([f"d{i}" for i in range(start, start + 60)], seed, dim=64, rows=60)
+        for seed, start in enumerate((0, 50, 100))
+    ]
+    stores.make(folder, units, merge=False)
+    return units[0] | units[1] | units[2]
+
+
+def flip(path: Path, place: int) -> None:
+    stores.edit(path, lambda data: data.__setitem__(place, data[place] ^ 1))
+
+
+def test_nothing_to_repair(tmp_path: Path) -> None:
+    model = segmented(tmp_path)
+    (tmp_path / layout.SEGMENTS / "00000099-0123abcd.h5").write_bytes(b"left behind")
+    done = upkeep.repair(tmp_path)
+    assert (done.unlisted, done.damages, done.lost, done.unnamed) == (["00000099-0123abcd.h5"], {}, [], 0)
+    stores.assert_holds(Store.open(tmp_path), model)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("index", [True, False], ids=["index", "no-index"])
+def test_documents_whose_vectors_are_sound_stay(tmp_path: Path, number: int, index: bool) -> None:
+    model = segmented(tmp_path)
+    entry = Store.open(tmp_path).manifest.segments[number]
+    block = 1
+    flip(stores.segment_files(tmp_path)[number], entry.values_offset + block * layout.BLOCK + 100)
+    if not index:
+        flip(stores.index_file(tmp_path), -1)
+    done = upkeep.repair(tmp_path)
+    assert list(done.damages) == [entry.file]
+    assert 0 < len(done.lost) < 60
+    assert done.unnamed == 0
+    stores.assert_holds(Store.open(tmp_path, verify="open"), {i: d for i, d in model.items() if i not in done.lost})
+    for doc_id in done.lost:  # all of them have a row in the damaged block
+        assert len(model[doc_id].matrix)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("damage", ["gone", "truncated", "columns"])
+def test_a_lost_segment_is_named_by_the_index(tmp_path: Path, number: int, damage: str) -> None:
+    model = segmented(tmp_path)
+    store = Store.open(tmp_path)
+    there = store.lookup(list(model)).segments
+    expected = {i for i, at in zip(model, there.tolist(), strict=True) if at == number}
+    del store
+    path = stores.segment_files(tmp_path)[number]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "truncated":
+        stores.edit(path, lambda data: data.__delitem__(slice(len(data) // 2, None)))
+    else:
+        data = bytes(path.read_bytes())
+        flip(path, data.index(b"d100") if b"d100" in data else data.index(b"d0"))
+    done = upkeep.repair(tmp_path)
+    assert set(done.lost) == expected
+    assert done.unnamed == 0
+    # what they had replaced in an older segment does not come back
+    stores.assert_holds(Store.open(tmp_path, verify="open"), {i: d for i, d in model.items() if i not in expected})
+
+
+def test_a_lost_segment_without_an_index_is_counted(tmp_path: Path) -> None:
+    segmented(tmp_path)
+    stores.segment_files(tmp_path)[1].unlink()
+    stores.index_file(tmp_path).unlink()
+    done = upkeep.repair(tmp_path)
+    assert (done.lost, done.unnamed) == ([], 60)
+    assert len(Store.open(tmp_path, verify="open")) == 60 + 60
+
+
+def test_what_is_lost_is_lost_to_the_bm25_index_too_and_ingested_again(folder: Path, tiny_encoder: Encoder) -> None:
+    before = ids_of(folder)
+    stores.segment_files(folder)[0].unlink()
+    with pytest.raises(StoreCorruptError, match="see what `colbert-rerank store repair` can save"):
+        Store.open(folder)
+    done = upkeep.repair(folder)
+    assert set(done.lost) == before
+    assert ids_of(folder) == set()
+    ingested(folder, tiny_encoder, list(documents(COUNT)))
+    assert ids_of(folder) == before
+
+
+def test_without_a_manifest_nothing_is_repaired(folder: Path) -> None:
+    flip(folder / layout.MANIFEST, 40)
+    before = {p.name for p in (folder / layout.SEGMENTS).iterdir()}
+    with pytest.raises(StoreCorruptError):
+        upkeep.repair(folder)
+    assert {p.name for p in (folder / layout.SEGMENTS).iterdir()} == before
+
+
+def test_an_unknown_codec_changes_nothing(folder: Path) -> None:
+    before = Store.open(folder).manifest
+    with pytest.raises(UsageError, match="codec 'int4': expected one of float16"):
+        upkeep.compact(folder, "int4")
+    assert Store.open(folder).manifest == before
