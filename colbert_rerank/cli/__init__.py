@@ -23,16 +23,7 @@ COMMANDS = {
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "model": ("colbert_rerank.cli.model", "model"),
-    "store": ("colbert_rerank.cli", "store"),
-}
-STORE_COMMANDS = {
-    "info": ("colbert_rerank.cli.store", "info"),
-    "verify": ("colbert_rerank.cli.store", "verify"),
-    "delete": ("ingest.cli.upkeep", "delete"),
-    "compact": ("ingest.cli.upkeep", "compact"),
-    "repair": ("ingest.cli.upkeep", "repair"),
-    "export": ("colbert_rerank.cli.store", "export"),
-    "import": ("ingest.cli.upkeep", "import_"),
+    "store": ("colbert_rerank.cli.store", "store"),
 }
 
 _KEPT = "interrupted; what was stored is kept, and the same command goes on from there"
@@ -92,15 +83,6 @@ def cli() -> None:
     A TREC run:  colbert-rerank run --topics queries.jsonl --store DIR --output run.txt
                  colbert-rerank eval run.txt --qrels qrels.txt
     """
-
-
-class Store(LazyGroup):
-    commands_by_name = STORE_COMMANDS
-
-
-@click.group(cls=Store, context_settings={"help_option_names": ["-h", "--help"]})
-def store() -> None:
-    """Look at a store, and look after it: documents that go, damage, room, other formats."""
 
 
 def main() -> None:

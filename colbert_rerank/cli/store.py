@@ -7,10 +7,37 @@ from pathlib import Path
 
 import click
 
+from colbert_rerank.cli import LazyGroup
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
 from colbert_rerank.cli.output import hint, output_options, say
 from colbert_rerank.errors import StoreCorruptError
+
+# What changes a store is of the write path, which is not imported from here.
+STORE_COMMANDS = {
+    "info": ("colbert_rerank.cli.store", "info"),
+    "verify": ("colbert_rerank.cli.store", "verify"),
+    "delete": ("ingest.cli.upkeep", "delete"),
+    "compact": ("ingest.cli.upkeep", "compact"),
+    "repair": ("ingest.cli.upkeep", "repair"),
+    "export": ("colbert_rerank.cli.store", "export"),
+    "import": ("ingest.cli.upkeep", "import_"),
+}
+
+
+class StoreGroup(LazyGroup):
+    commands_by_name = STORE_COMMANDS
+
+
+@click.group(cls=StoreGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def store() -> None:
+    """Look at a store, delete from it, make room, repair it, export it.
+
+    \b
+    What it holds, and whether it is sound:  info, verify
+    What changes it:                         delete, compact, repair
+    To and from other formats:               export, import
+    """
 
 
 @click.command(cls=Command)

@@ -189,7 +189,7 @@ def cut_the_manifest(store: Path) -> None:
 
 def number_the_format_9(store: Path) -> None:
     path = store / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 9'))
 
 
 def drop_the_bm25_index(store: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from colbert_rerank.cli import COMMANDS, STORE_COMMANDS, LazyGroup, cli
+from colbert_rerank.cli import COMMANDS, LazyGroup, cli
+from colbert_rerank.cli.store import STORE_COMMANDS
 
 README = Path(__file__).parent.parent.parent / "README.md"
 SECONDS = 0.3

@@ -33,25 +33,31 @@ class KillReport(NamedTuple):
 
 
 def versioned(doc_id: str, version: int) -> Doc:
-    """The one document that may stand under ``doc_id`` with this version; its content hash tells the version."""
+    """The one document that may stand under ``doc_id`` with this version."""
     rng = np.random.default_rng([int(doc_id), version])
     return Doc(rng.standard_normal((int(rng.integers(0, 40)), DIM)).astype("float16"), version.to_bytes(16, "big"))
 
 
-def unit_of(version: int) -> dict[str, Doc]:
+def changes_of(version: int) -> dict[str, Doc | None]:
+    """What a version puts into the store by id; every third one only deletes."""
     ids = random.Random(version).sample(range(IDS), UNIT)
-    return {str(i): versioned(str(i), version) for i in ids}
+    return {str(i): versioned(str(i), version) if version % 3 else None for i in ids}
 
 
 def write_for_ever(folder: str, version: int) -> None:
-    """What the victim does: commit unit after unit, telling the version of each, and finish every third time."""
+    """What the victim does: commit version after version, telling each; now and then it finishes, or compacts."""
     with writing(Path(folder), stores.new_manifest(DIM)) as writer:
         print("begun", flush=True)
         while True:
-            stores.commit(writer, unit_of(version))
+            unit = writer.unit()
+            for doc_id, doc in changes_of(version).items():
+                stores.add(unit, doc_id, doc) if doc else unit.delete(doc_id)
+            writer.commit(unit, posted=True)
             print(version, flush=True)
-            if version % 3 == 0:
+            if version % 4 == 0:
                 writer.finish()
+            if version % 5 == 0:
+                writer.compact()
             version += 1
 
 
@@ -95,12 +101,15 @@ def _run_and_kill(folder: Path, version: int, awaited: int, seconds: float) -> l
 def _check(folder: Path, reported: int) -> int:
     """The newest version in the store: at least the one reported, and every document as that history left it."""
     store = Store.open(folder)
-    ids = [str(i) for i in range(IDS)]
-    found = max([0, *(int.from_bytes(s.content_hash, "big") for s in store.describe(ids) if s)])
+    found = store.manifest.content
     assert reported <= found <= reported + 1, (reported, found)
     model: dict[str, Doc] = {}
     for version in range(1, found + 1):
-        model |= unit_of(version)
+        for doc_id, doc in changes_of(version).items():
+            if doc:
+                model[doc_id] = doc
+            else:
+                model.pop(doc_id, None)
     stores.assert_holds(store, model)
     return found
 
@@ -113,9 +122,6 @@ def _go_on(folder: Path) -> int:
 
     before = files()
     with writing(folder, stores.new_manifest(DIM)) as writer:
-        listed = {folder / layout.MANIFEST}
-        listed |= {folder / layout.SEGMENTS / entry.file for entry in writer.manifest.segments}
-        if writer.manifest.index:
-            listed.add(folder / layout.SEGMENTS / writer.manifest.index.file)
-        assert files() == listed
+        listed = {folder / layout.SEGMENTS / file for file in writer.manifest.files}
+        assert files() == {folder / layout.MANIFEST, *listed}
     return len(before - listed)
