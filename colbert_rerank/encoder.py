@@ -8,6 +8,8 @@ batches of a fixed size too. That is what makes a resumed ingest bit-identical t
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from colbert_rerank.checkpoints import AS_MEANT, PROBES, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError, InputError, NonFiniteError, UsageError
+from colbert_rerank.pooling import pooled
 from colbert_rerank.types import PageImage
 
 if TYPE_CHECKING:
@@ -46,6 +49,16 @@ class Tokens(NamedTuple):
     attended: int
     truncated: int
     page: PageImage | None = None  # whose patches stand among the ids
+    more: tuple[Tokens, ...] = ()  # the further windows of a long text
+
+    @property
+    def windows(self) -> tuple[Tokens, ...]:
+        return (self, *self.more)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all windows."""
+        return sum(len(one.ids) for one in self.windows)
 
 
 @dataclass(frozen=True)
@@ -110,15 +123,28 @@ class Encoder:
         found = self._tokenize(texts, spec.query)
         return [_expanded(tokens, spec.expansion, spec) for tokens in found] if spec.expansion else found
 
-    def tokenize_documents(self, texts: Sequence[str]) -> list[Tokens]:
-        """Each text between prefix and suffix. Raises UsageError for a model of page images that was not told to."""
+    def tokenize_documents(self, texts: Sequence[str], *, stride: int = 0) -> list[Tokens]:
+        """Each text between prefix and suffix, cut to the model's length for documents.
+
+        With a ``stride``, a text too long for that is not cut: it becomes several windows, one every so many tokens.
+        Raises UsageError for a stride that leaves tokens out, and for a model of page images that was not told to.
+        """
         spec = self.checkpoint.spec
         if not spec.text_documents:
             raise UsageError(
                 f"{self.checkpoint.name}: its documents are page images, not texts. It was never trained to find "
                 "texts; to let it try all the same, choose --text-documents"
             )
-        return self._tokenize(texts, spec.document, leave_out=spec.skip_ids if spec.skip_before else ())
+        leave_out = spec.skip_ids if spec.skip_before else ()
+        if not stride:
+            return self._tokenize(texts, spec.document, leave_out)
+        room = spec.document.room
+        if spec.document.prompt:
+            raise UsageError(f"{self.checkpoint.name}: its documents have a prompt, which only a first window would")
+        if not 0 < stride <= room:
+            raise UsageError(f"a stride of {stride} tokens: windows of this model hold 1 to {room}")
+        whole = self._tokenize(texts, replace(spec.document, length=sys.maxsize), leave_out)
+        return [_windows(tokens, spec.document, stride) for tokens in whole]
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """One matrix [Lq, dim] a text, expansion included. Raises NonFiniteError where it holds NaN or infinity."""
@@ -154,14 +180,16 @@ class Encoder:
         return self.encode_tokens(self.tokenize_pages(pages))
 
     def encode_tokens(
-        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
+        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32, *, pool_factor: int = 1
     ) -> list[npt.NDArray[np.floating]]:
-        """As `encode_documents`, for tokenized documents; cast on the device to ``dtype``, float16 or float32.
+        """As `encode_documents`, for tokenized documents; cast to ``dtype``, float16 or float32.
+
+        Windows of one document are one matrix. With a ``pool_factor`` each is pooled (see `pooling`).
 
         Raises NonFiniteError where a document's vectors hold NaN or infinity.
         """
         matrices: dict[int, npt.NDArray[np.floating]] = {}
-        for batch in self.encode_batches(tokens, dtype):
+        for batch in self.encode_batches(tokens, dtype, pool_factor=pool_factor):
             matrices.update(batch)
         for i, matrix in matrices.items():
             if not np.isfinite(matrix).all():
@@ -169,12 +197,31 @@ class Encoder:
         return [matrices[i] for i in range(len(tokens))]
 
     def encode_batches(
-        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32
+        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32, *, pool_factor: int = 1
     ) -> Iterator[dict[int, npt.NDArray[np.floating]]]:
         """As `encode_tokens`, one forward pass after another: the matrices of its documents by their positions.
 
         Whether they are finite is for the caller to look at.
         """
+        windows = [(position, window) for position, one in enumerate(tokens) for window in one.windows]
+        missing = Counter(position for position, _ in windows)
+        found: dict[int, dict[int, npt.NDArray[np.floating]]] = {}
+        for batch in self._encode_windows([window for _, window in windows], "float32" if pool_factor > 1 else dtype):
+            whole = {}
+            for number, rows in batch.items():
+                position = windows[number][0]
+                kept = pooled(rows, pool_factor).astype(dtype) if pool_factor > 1 else rows
+                found.setdefault(position, {})[number] = kept
+                missing[position] -= 1
+                if not missing[position]:
+                    parts = found.pop(position)
+                    whole[position] = np.concatenate([parts[i] for i in sorted(parts)]) if len(parts) > 1 else kept
+            yield whole
+
+    def _encode_windows(
+        self, tokens: Sequence[Tokens], dtype: npt.DTypeLike
+    ) -> Iterator[dict[int, npt.NDArray[np.floating]]]:
+        """Each window's matrix by its position, one forward pass after another."""
         import torch
 
         spec = self.checkpoint.spec
@@ -210,7 +257,7 @@ class Encoder:
                 yield positions[start : start + size], length
 
     def _tokenize(self, texts: Sequence[str], rules: TextRules, leave_out: Collection[int] = ()) -> list[Tokens]:
-        room = rules.length - len(rules.prefix_ids) - len(rules.suffix_ids)
+        room = rules.room
         out = []
         plain = [self._prepared(rules.prompt + text) for text in texts]
         try:
@@ -278,6 +325,17 @@ class Encoder:
             ids[row, : len(token.ids)] = torch.tensor(token.ids)
             mask[row, : token.attended] = 1
         return ids, mask
+
+
+def _windows(tokens: Tokens, rules: TextRules, stride: int) -> Tokens:
+    """A text that was not cut, as windows of the model's length; the last one ends with the text."""
+    before, after, room = list(rules.prefix_ids), list(rules.suffix_ids), rules.room
+    text = tokens.ids[len(before) : len(tokens.ids) - len(after)]
+    if len(text) <= room:
+        return tokens
+    starts = range(0, len(text) - room + stride, stride)
+    first, *more = ([*before, *text[start : start + room], *after] for start in starts)
+    return Tokens(first, len(first), 0, more=tuple(Tokens(ids, len(ids), 0) for ids in more))
 
 
 def _expanded(tokens: Tokens, expansion: Expansion, spec: EncoderSpec) -> Tokens:

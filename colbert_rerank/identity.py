@@ -20,7 +20,7 @@ from colbert_rerank.checkpoints import STARTER, Checkpoint, Choices
 from colbert_rerank.checkpoints.spec import TextRules
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreMismatchError
-from colbert_rerank.recipe import Recipe
+from colbert_rerank.recipe import RARE, Recipe
 from colbert_rerank.store import Manifest
 
 FINGERPRINT = "fingerprint"
@@ -59,7 +59,7 @@ def document_identity(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         **({"skip_before": True} if spec.skip_before else {}),
         "fields": list(recipe.fields),
         "separator": recipe.separator,
-        **({"pages": True} if recipe.pages else {}),
+        **{name: value for name, value in recipe._asdict().items() if name in RARE and value != RARE[name]},
         **({"page_settings": checkpoint.reader.settings} if recipe.pages and checkpoint.reader else {}),
     }
 

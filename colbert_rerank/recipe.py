@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HASH_BYTES = 16
 
@@ -17,12 +17,15 @@ class Recipe(NamedTuple):
     """What of a document is encoded. Part of a store's document identity.
 
     The fields to encode, in order, and what stands between them; or, with ``pages``, the page's image, and the fields
-    are those that a first stage searches.
+    are those that a first stage searches. ``stride`` is that of windows over long texts, 0 where they are cut;
+    ``pool_factor`` how many vectors become one (see `colbert_rerank.pooling`), or 1.
     """
 
     fields: tuple[str, ...] = ("title", "text")
     separator: str = " "
     pages: bool = False
+    stride: int = 0
+    pool_factor: int = 1
 
     def text(self, fields: Mapping[str, object]) -> str:
         """The text to encode: the named fields' strings, stripped, empty ones left out, joined by the separator.
@@ -38,6 +41,10 @@ class Recipe(NamedTuple):
     def content(self, fields: Mapping[str, object]) -> str:
         """What is encoded, or what stands for it, to tell whether it has changed."""
         return str(fields.get(PAGE_DIGEST, "")) if self.pages else self.text(fields)
+
+
+# Fields of a recipe that a store's identity leaves out where they are so.
+RARE: dict[str, Any] = {name: Recipe._field_defaults[name] for name in ("pages", "stride", "pool_factor")}
 
 
 def content_hash(text: str) -> bytes:

@@ -252,8 +252,9 @@ class Reranker:
         """Vectors as the store would hold them, for the documents that have text."""
         recipe = self.store.manifest.recipe
         texts = {d.doc_id: text for d in documents if (text := recipe.text(d.fields))}
-        tokens = self.encoder.tokenize_documents(list(texts.values()))
-        return dict(zip(texts, self.encoder.encode_tokens(tokens, self.store.manifest.vector_dtype), strict=True))
+        tokens = self.encoder.tokenize_documents(list(texts.values()), stride=recipe.stride)
+        dtype = self.store.manifest.vector_dtype
+        return dict(zip(texts, self.encoder.encode_tokens(tokens, dtype, pool_factor=recipe.pool_factor), strict=True))
 
     def _order(
         self, query: Query, first_stage: Sequence[ScoredDoc], scores: npt.NDArray[np.float64]

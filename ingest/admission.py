@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputError, StoreMismatchError
+from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputError, StoreMismatchError, UsageError
+from colbert_rerank.pooling import check_pooling
 from colbert_rerank.recipe import Recipe, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, ids, layout
 from colbert_rerank.store.ids import IdIndex
@@ -50,7 +51,11 @@ def is_empty(manifest: Manifest) -> bool:
 
 def check_encoder(encoder: Encoder, recipe: Recipe) -> None:
     """Raises UsageError for a model that reads no such documents, CheckpointError for one that no one has trained."""
-    encoder.tokenize_pages([]) if recipe.pages else encoder.tokenize_documents([])
+    if recipe.pages and recipe.stride:
+        raise UsageError("windows are of long texts, and these documents are page images")
+    encoder.tokenize_pages([]) if recipe.pages else encoder.tokenize_documents([], stride=recipe.stride)
+    if recipe.pool_factor > 1:
+        check_pooling()
     if not encoder.checkpoint.trained:
         raise CheckpointError(
             f"{encoder.checkpoint.name}: its projection was drawn at random and is not trained, so a store of its "

@@ -215,7 +215,8 @@ def _encode_all(
                 for work in _works(documents, before, encoder, limit, hashed, foreign, report, progress):
                     tokens = [t for t in work.tokens if t]
                     with report.timed("encode"):
-                        for batch in encoder.encode_batches(tokens, writer.manifest.vector_dtype):
+                        dtype, recipe = writer.manifest.vector_dtype, writer.manifest.recipe
+                        for batch in encoder.encode_batches(tokens, dtype, pool_factor=recipe.pool_factor):
                             matrices.update(batch)
                             report.encoded += len(batch)
                             report.rows += sum(map(len, batch.values()))
@@ -331,10 +332,11 @@ def _works(
             broken = refusal or broken
         fresh = _sift(chunk, before, hashed, work.again, report)
         with report.timed("tokenize"):
-            ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0]))
+            stride = before.manifest.recipe.stride
+            ready = iter(_tokenized(encoder, [read for read in fresh if read.rows < 0], stride))
         for read in fresh:
             one = next(ready) if read.rows < 0 else None
-            size = len(one.ids) if one else read.rows
+            size = one.size if one else read.rows
             if work.new and tokens + size > limit:
                 yield work
                 work, tokens = _Work([], [], []), 0
@@ -352,12 +354,13 @@ def _works(
         raise broken
 
 
-def _tokenized(encoder: Encoder, reads: Sequence[_Read]) -> list[Tokens]:
+def _tokenized(encoder: Encoder, reads: Sequence[_Read], stride: int) -> list[Tokens]:
     """All are texts, or all are pages: `validated` has seen to that."""
     if not reads:
         return []
     pages = [read.document.page for read in reads if read.document.page is not None]
-    return encoder.tokenize_pages(pages) if pages else encoder.tokenize_documents([read.text for read in reads])
+    texts = [read.text for read in reads]
+    return encoder.tokenize_pages(pages) if pages else encoder.tokenize_documents(texts, stride=stride)
 
 
 def _sift(

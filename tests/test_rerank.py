@@ -23,6 +23,7 @@ from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
 from colbert_rerank.store import Gathered, Store, writing
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from ingest.admission import new_manifest
+from ingest.upkeep import compact
 from tests.collection import RECIPE, FakeFirstStage, bm25_of, documents, ingested, queries
 from tests.tiny import DIM, tiny_checkpoint, tiny_weights
 
@@ -430,3 +431,49 @@ def test_vectors_made_on_the_fly_must_be_finite(store: Store, tiny_encoder: Enco
         pytest.raises(NonFiniteError, match="'late'"),
     ):
         reranker.rerank("moon", [*FIRST, ("late", 1.0)], fetch=fetch)
+
+
+@pytest.fixture(scope="module")
+def sketched(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> Store:
+    folder = tmp_path_factory.mktemp("sketched") / "store"
+    ingested(folder, tiny_encoder, documents(REAL))
+    compact(folder, sketches="binary")
+    return Store.open(folder)
+
+
+@pytest.mark.parametrize("rescore", [1, 5, 20, REAL, 10 * REAL])
+def test_a_cascade_scores_the_best_again_and_keeps_them_above_the_others(
+    sketched: Store, tiny_encoder: Encoder, rescore: int
+) -> None:
+    query, candidates = queries(1)[0].text, [(d.doc_id, 0.0) for d in documents(REAL)]
+    exact = {d.doc_id: d.score for d in Reranker(sketched, tiny_encoder).rerank(query, candidates)}
+    (Q,) = tiny_encoder.encode_queries([query])
+    gathered = sketched.gather([i for i, _ in candidates], sketches=True)
+    rough = dict(zip((i for i, _ in candidates), (reference.maxsim(Q, m) for m in gathered.matrices()), strict=True))
+    ranked = Reranker(sketched, tiny_encoder, rescore=rescore).rerank(query, candidates)
+    assert ranked == in_order(ranked)
+    assert {d.doc_id for d in ranked} == exact.keys()
+    best = sorted(rough, key=lambda i: -rough[i])[:rescore]
+    assert {d.doc_id for d in ranked[:rescore]} == set(best)
+    assert all(d.score == exact[d.doc_id] for d in ranked[:rescore]), "the exact scores, to the bit"
+    others = [d.doc_id for d in ranked[rescore:]]
+    assert others == sorted(others, key=lambda i: -rough[i]), "in the order of their sketches"
+    if rescore >= REAL:
+        assert [d.doc_id for d in ranked] == [
+            d.doc_id for d in Reranker(sketched, tiny_encoder).rerank(query, candidates)
+        ]
+
+
+def test_a_cascade_with_candidates_that_have_no_vectors(sketched: Store, tiny_encoder: Encoder) -> None:
+    candidates = [("unknown", 9.0), *((d.doc_id, 0.0) for d in documents(10)), ("unheard", -1.0)]
+    ranked = Reranker(sketched, tiny_encoder, rescore=3).rerank("tides", candidates)
+    assert [d.doc_id for d in ranked[-2:]] == ["unknown", "unheard"]
+    assert [d.scored for d in ranked] == [True] * 10 + [False] * 2
+    assert ranked == in_order(ranked)
+
+
+def test_a_cascade_needs_sketches(store: Store, sketched: Store, tiny_encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match=r"a cascade begins with sketches, and .* has none; `store compact --sketches"):
+        Reranker(store, tiny_encoder, rescore=10)
+    with pytest.raises(UsageError, match="rescore=0: expected 1 or more"):
+        Reranker(sketched, tiny_encoder, rescore=0)

@@ -16,6 +16,11 @@ class TextRules:
     length: int
     prompt: str = ""  # put before the text itself, and tokenized with it
 
+    @property
+    def room(self) -> int:
+        """How many tokens of a text, its prompt among them, there is room for."""
+        return self.length - len(self.prefix_ids) - len(self.suffix_ids)
+
 
 @dataclass(frozen=True)
 class Expansion:

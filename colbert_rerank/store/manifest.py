@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreReadError
-from colbert_rerank.recipe import Recipe
+from colbert_rerank.recipe import RARE, Recipe
 from colbert_rerank.store import files, layout
 from colbert_rerank.types import CODECS, RESIDUALS, Origin
 
@@ -81,7 +81,8 @@ class Manifest:
     def recipe(self) -> Recipe:
         """How the documents' fields became text; part of the document identity."""
         stated = self.document_identity
-        return Recipe(tuple(stated["fields"]), stated["separator"], bool(stated.get("pages", False)))
+        rare = {name: type(default)(stated[name]) for name, default in RARE.items() if name in stated}
+        return Recipe(tuple(stated["fields"]), stated["separator"], **rare)
 
     @property
     def vector_dtype(self) -> str:

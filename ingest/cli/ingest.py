@@ -40,6 +40,7 @@ OPENSEARCH = "opensearch:"
 NEW_INDEX = ("index", "shards", "replicas", "analyzer", "bm25_k1", "bm25_b", "into_existing")
 
 
+long_documents = section("Long documents")
 new_index = section("An index to fill")
 
 
@@ -64,6 +65,27 @@ new_index = section("An index to fill")
     help="How vectors are stored.",
 )
 @click.option("--sketches", type=click.Choice(CODECS), help="A smaller codec beside it, for `--rescore`.")
+@long_documents(
+    "--long-docs",
+    type=click.Choice(["truncate", "windows"]),
+    default="truncate",
+    show_default=True,
+    help="Longer than the model reads: cut, or encode in overlapping windows.",
+)
+@long_documents(
+    "--stride",
+    metavar="TOKENS",
+    type=click.IntRange(1),
+    help="From window to window; by default three quarters of what one holds.",
+)
+@long_documents(
+    "--pool-factor",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Store a mean for every N vectors that are alike.",
+)
 @new_index("--index", metavar="NAME", help="The OpenSearch index to fill; made if it is not there.")
 @new_index(
     "--shards", metavar="N", default=1, show_default=True, type=click.IntRange(1), help="Of an index that is made."
@@ -89,6 +111,9 @@ def ingest(
     on_error: Any,
     codec: str,
     sketches: str | None,
+    long_docs: str,
+    stride: int | None,
+    pool_factor: int,
     index: str | None,
     qualified_ids: bool,
     allow_other_index: bool,
@@ -125,7 +150,13 @@ def ingest(
     read_from = found if isinstance(found, Index) else None
     first_stage = None if read_from else _first_stage(recipe, server, index, options)
     encoder = model.load()
-    recipe = recipe._replace(pages=not encoder.checkpoint.spec.text_documents)
+    if stride and long_docs != "windows":
+        raise UsageError("--stride is of --long-docs windows")
+    if long_docs == "windows":
+        stride = stride or max(1, encoder.checkpoint.spec.document.room * 3 // 4)
+    recipe = recipe._replace(
+        pages=not encoder.checkpoint.spec.text_documents, stride=stride or 0, pool_factor=pool_factor
+    )
     if (found.kind == "pages") != recipe.pages:
         raise UsageError(
             f"{source}: the model reads {'page images' if recipe.pages else 'texts'}, and this holds none. Choose "

@@ -1,4 +1,4 @@
-"""`store info` and `store verify`."""
+"""`store` and its commands, and what `ingest` is told about the store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from colbert_rerank.store import Store
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.store import stores
@@ -90,3 +91,94 @@ def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
     done = invoke("store", "verify", copy)
     assert done.status == 1
     assert "BM25" in done.out
+
+
+def ids_of(store: Path) -> list[str]:
+    return sorted(Store.open(store).index.ids())
+
+
+def test_delete(copy: Path, tmp_path: Path) -> None:
+    first, second, third, *others = ids_of(copy)
+    (tmp_path / "gone.txt").write_text(f"{second}\n\n{third}\nnobody\n")
+    done = invoke("store", "delete", copy, first, "--ids", tmp_path / "gone.txt", "--json").check()
+    assert json.loads(done.out) == {"deleted": 3, "unknown": ["nobody"]}
+    assert "1 of the ids are not in" in done.err
+    assert "3 documents deleted" in done.err
+    assert ids_of(copy) == others
+    invoke("rerank", "tides", "--store", copy).check()
+    refused = invoke("store", "delete", copy)
+    assert (refused.status, "no ids: give them as arguments" in refused.err) == (2, True)
+
+
+def test_compact(copy: Path, files: Files, tmp_path: Path) -> None:
+    before = Store.open(copy).manifest
+    done = invoke("store", "compact", copy, "--codec", "int8", "--sketches", "binary").check()
+    after = Store.open(copy).manifest
+    assert f"{before.bytes:,} bytes before, {after.bytes:,} now" in done.err
+    assert (after.codec, after.sketches, ids_of(copy)) == ("int8", "binary", ids_of(files.store))
+    run = ("run", "--topics", files.topics, "--store", copy, "--output", tmp_path / "run")
+    invoke(*run, "--rescore", "5").check()
+    refused = invoke("store", "compact", copy, "--codec", "binary")
+    assert (refused.status, "would lose twice" in refused.err) == (2, True)
+    invoke("store", "compact", copy, "--sketches", "none").check()
+    assert Store.open(copy).manifest.sketches == ""
+    refused = invoke(*run, "--rescore", "5")
+    assert (refused.status, "a cascade begins with sketches" in refused.err) == (2, True)
+
+
+def test_repair(copy: Path, files: Files) -> None:
+    assert "nothing is damaged" in invoke("store", "repair", copy).check().err
+    segment = stores.segment_files(copy)[0]
+    stores.edit(segment, lambda data: data.__delitem__(slice(len(data) // 2, None)))
+    done = invoke("store", "repair", copy).check()
+    lost = ids_of(files.store)
+    assert done.out.startswith(f"damaged {segment.name}: ")
+    assert sorted(done.out.splitlines()[1:]) == [f"lost {doc_id}" for doc_id in lost]
+    assert f"{len(lost)} documents are lost; ingest them again" in done.err
+    invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
+    assert ids_of(copy) == lost
+
+
+def test_repair_that_cannot_name_what_is_lost(copy: Path) -> None:
+    stores.segment_files(copy)[0].unlink()
+    stores.index_file(copy).unlink()
+    done = invoke("store", "repair", copy, "--json")
+    assert done.status == 1
+    assert json.loads(done.out)["unnamed"] == DOCUMENTS
+    assert f"up to {DOCUMENTS} documents are lost whose ids are lost as well" in done.err
+
+
+def test_export_and_import(copy: Path, tmp_path: Path) -> None:
+    some = ids_of(copy)[:2]
+    (tmp_path / "some").write_text("\n".join(some))
+    invoke("store", "export", copy, "--output", tmp_path / "arrays").check()
+    invoke("store", "import", tmp_path / "arrays", "--store", tmp_path / "again").check()
+    assert ids_of(tmp_path / "again") == ids_of(copy)
+    done = invoke(
+        "store", "export", copy, "--format", "opensearch", "--output", "-", "--ids", tmp_path / "some"
+    ).check()
+    assert [json.loads(line)["update"]["_id"] for line in done.out.splitlines()[::2]] == some
+    assert '{"vectors": {"type": "object", "enabled": false}}' in done.err
+    arguments = ("--format", "elasticsearch", "--field", "colbert", "--output", tmp_path / "bulk")
+    done = invoke("store", "export", copy, *arguments).check()
+    assert '"type": "rank_vectors"' in done.err
+    assert len((tmp_path / "bulk").read_text().splitlines()) == 2 * DOCUMENTS
+    invoke("store", "export", copy, "--format", "pylate", "--output", tmp_path / "vectors.pt").check()
+    refused = invoke("store", "export", copy, "--output", tmp_path / "arrays")
+    assert (refused.status, "is there already" in refused.err) == (2, True)
+
+
+def test_ingest_options_of_long_documents(files: Files, tmp_path: Path) -> None:
+    arguments = ("ingest", files.corpus, "--model", files.model)
+    invoke(*arguments, "--store", tmp_path / "a", "--long-docs", "windows", "--pool-factor", "2").check()
+    recipe = Store.open(tmp_path / "a").manifest.recipe
+    assert (recipe.stride > 0, recipe.pool_factor) == (True, 2)
+    invoke("rerank", "tides", "--store", tmp_path / "a").check()
+    invoke(*arguments, "--store", tmp_path / "b", "--codec", "residual2", "--sketches", "binary").check()
+    manifest = Store.open(tmp_path / "b").manifest
+    assert (manifest.codec, manifest.sketches) == ("residual2", "binary")
+    invoke("rerank", "tides", "--store", tmp_path / "b", "--rescore", "3").check()
+    refused = invoke(*arguments, "--store", tmp_path / "c", "--stride", "20")
+    assert (refused.status, "--stride is of --long-docs windows" in refused.err) == (2, True)
+    refused = invoke(*arguments, "--store", tmp_path / "a", "--long-docs", "windows", "--stride", "20")
+    assert (refused.status, "made with another way of making texts" in refused.err) == (1, True)
