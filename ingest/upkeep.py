@@ -116,13 +116,17 @@ def repair(folder: Path) -> Repair:
             live = _live(folder, writer.manifest, readable)
             report.unnamed = sum(mask.size for number, mask in gone.items() if number not in live)
             report.lost = [i for number, mask in gone.items() for i, at in live.get(number, ()) if mask[at]]
+            known = {doc_id for documents in live.values() for doc_id, _ in documents}
+            left = ids.build([one.columns for one in readable.values()])
+            # what a lost tombstone had buried would come back, too
+            buried = [*report.lost, *(i for i in IdIndex(left).ids() if i not in known)]
             kept = {
                 entries[number].file: Part(readable[number], np.flatnonzero(~mask), verified=True)
                 if number in readable
                 else None
                 for number, mask in gone.items()
             }
-            writer.salvage(kept, report.lost, posted=not _embedded(writer.manifest))
+            writer.salvage(kept, buried, posted=not _embedded(writer.manifest))
         _follow(writer)
         writer.finish(complete=writer.manifest.complete)
     return report

@@ -113,6 +113,14 @@ def read(folder: Path, entry: CodebookEntry, dim: int) -> Residual:
     return Residual(entry.codec, Codebook(centroids, cutoffs, weights, bool(found[layout.UNIT_LENGTH][0])))
 
 
+def blank(name: str, dim: int) -> Residual:
+    """The residual codec ``name`` before it has learnt anything, for no rows."""
+    buckets = 1 << RESIDUALS[name]
+    zeros = (np.zeros(shape, np.float32) for shape in ((1, dim), buckets - 1, buckets))
+    centroids, cutoffs, weights = zeros
+    return Residual(name, Codebook(centroids, cutoffs, weights, False))
+
+
 def codec_of(folder: Path, name: str, dim: int, entries: tuple[CodebookEntry, ...]) -> Codec | None:
     """The codec ``name`` of a store; ``None`` where it has yet to learn its codebook. Raises StoreCorruptError."""
     if name not in RESIDUALS:

@@ -25,7 +25,7 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
         try:
             fill(temporary)
             _sync(temporary)
-            temporary.replace(path)
+            _rename(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -36,9 +36,21 @@ def make_folder(path: Path) -> None:
     """Make ``path`` and the folders above it that are not there yet, durably."""
     with write_errors(path):
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        for folder in made or [path]:
+        for folder in reversed(made):
+            _make(folder)
+        for folder in made or [path]:  # a process that was killed may have made it
             _sync(folder.parent)
+
+
+def make_inside(path: Path) -> None:
+    """Make the folder ``path``; it is durable when a file beside it is written whole, which forces their folder."""
+    with write_errors(path):
+        _make(path)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file, if it is there. Not durably: what is left over after a crash is removed again."""
+    path.unlink(missing_ok=True)
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -84,6 +96,14 @@ def _is_file(path: Path, handle: int) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _rename(path: Path, to: Path) -> None:
+    path.replace(to)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.store import codebook, ids, layout
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.codecs import Codec, Floats, decode
+from colbert_rerank.store.codecs import Codec, decode
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
@@ -172,7 +172,7 @@ def _codec(folder: Path, manifest: Manifest, name: str) -> Codec:
         return codec
     if manifest.rows:
         raise StoreCorruptError(f"{folder}: its manifest lists no codebook of {name}. {layout.RESTORE}")
-    return Floats("float32", manifest.dim)  # of no rows
+    return codebook.blank(name, manifest.dim)
 
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:

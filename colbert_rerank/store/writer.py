@@ -16,7 +16,7 @@ import numpy as np
 from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, UsageError
 from colbert_rerank.store import codebook, files, ids, layout, merge, segment
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.codecs import Codec, Floats, Residual, row_bytes
+from colbert_rerank.store.codecs import Codec, Residual, row_bytes
 from colbert_rerank.store.columns import Array, Rows
 from colbert_rerank.store.manifest import Manifest, SegmentEntry
 from colbert_rerank.store.merge import Part
@@ -134,9 +134,9 @@ class StoreWriter:
         with files.write_errors(self.folder):
             for path in (self.folder / layout.SEGMENTS).iterdir():
                 if path.name not in listed and _OURS.fullmatch(path.name):
-                    path.unlink()
+                    files.unlink(path)
                     self.swept.append(path.name)
-            (self.folder / (layout.MANIFEST + files.TEMPORARY)).unlink(missing_ok=True)
+            files.unlink(self.folder / (layout.MANIFEST + files.TEMPORARY))
 
     def compact(self, codec: str | None = None, sketches: str | None = None) -> None:
         """Write anew what holds replaced or deleted documents, or is small; or all of it, by other codecs.
@@ -232,7 +232,7 @@ class StoreWriter:
             codec = codebook.codec_of(self.folder, name, manifest.dim, manifest.codebooks)
             if codec is None:
                 if sample is None or not rows:
-                    codec = Floats("float32", manifest.dim)  # for no rows
+                    codec = codebook.blank(name, manifest.dim)
                 else:
                     book = codebook.train(name, np.asarray(sample(), dtype=np.float32), rows)
                     entry = codebook.write(self.folder, self._name("codebook"), name, book)
@@ -283,7 +283,8 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
                 f"{' ...' if others[3:] else ''}). Give a new folder"
             )
     made = [p for p in (folder / layout.SEGMENTS, folder / layout.LOCK, folder, *folder.parents) if not p.exists()]
-    files.make_folder(folder / layout.SEGMENTS)
+    files.make_folder(folder)
+    files.make_inside(folder / layout.SEGMENTS)
     with files.locked(folder / layout.LOCK):
         try:
             writer = StoreWriter(folder, manifests.load(folder))

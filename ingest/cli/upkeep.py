@@ -55,8 +55,9 @@ def delete(folder: Path, doc_ids: tuple[str, ...], ids: str | None, as_json: boo
 @click.option("--sketches", type=click.Choice([*CODECS, "none"]), help="Make sketches for `--rescore`, or drop them.")
 @output_options
 def compact(folder: Path, codec: str | None, sketches: str | None) -> None:
-    """Write a store anew without what was deleted or replaced, or with other codecs.
+    """Make room: write anew without what was deleted, or recoded.
 
+    Of replaced documents only the newest is kept, too. With --codec or --sketches all vectors are coded anew.
     Until it is done the store is what it was, so the disk needs room for both.
 
     \b

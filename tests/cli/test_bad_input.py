@@ -200,7 +200,7 @@ BAD_STORES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing": (break_nothing, "no store here", "make one with `ingest`"),
     "cut-segment": (cut_a_segment, "the manifest says", ""),
     "cut-manifest": (cut_the_manifest, "not a manifest, or a damaged one", ""),
-    "newer-format": (number_the_format_9, "store format 9; this version reads format 1", "Use a newer"),
+    "newer-format": (number_the_format_9, "store format 9; this version reads formats 1 to 2", "Use a newer"),
     "no-bm25-index": (drop_the_bm25_index, "no embedded BM25 index", "Run the same"),
 }
 
@@ -425,9 +425,9 @@ def test_ctrl_c_in_an_ingest_is_one_line_and_the_same_command_goes_on(
     """All documents fit one unit: what is encoded of it is kept."""
     encode, kept = Encoder.encode_batches, 0
 
-    def interrupted(*args: object) -> Iterator[object]:
+    def interrupted(*args: object, **options: object) -> Iterator[object]:
         nonlocal kept
-        for number, batch in enumerate(encode(*args)):  # type: ignore[arg-type]
+        for number, batch in enumerate(encode(*args, **options)):  # type: ignore[arg-type]
             if number == 3:
                 signal.raise_signal(how)
             kept += len(batch)
@@ -458,8 +458,8 @@ def test_ctrl_c_says_what_is_not_in_the_index_yet(
     """The postings of what is stored last wait for the next time: a server may hang, and Ctrl-C is to end it now."""
     encode = Encoder.encode_batches
 
-    def interrupted(*args: object) -> Iterator[object]:
-        yield from islice(encode(*args), 3)  # type: ignore[arg-type]
+    def interrupted(*args: object, **options: object) -> Iterator[object]:
+        yield from islice(encode(*args, **options), 3)  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGINT)
 
     command = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)

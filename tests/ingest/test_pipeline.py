@@ -408,7 +408,7 @@ def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None
 REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "fields": ({"recipe": RECIPE}, ("fields: the store has ['text'], this run ['title', 'text']",)),
     "separator": ({"recipe": Recipe(("text",), "\n")}, (r"separator: the store has ' ', this run '\n'",)),
-    "dtype": ({"dtype": "float32"}, ("holds float16 vectors, float32 was asked for",)),
+    "codec": ({"codec": "float32"}, ("holds float16 vectors, float32 was asked for",)),
     "index": (
         {"index": FakeFirstStage(Origin("opensearch", "other", "u2"))},
         ("belongs to BM25 index 'bm25' (uuid ", "not to OpenSearch index 'other' (uuid u2)", "--allow-other-index"),
@@ -666,8 +666,8 @@ def test_ctrl_c_keeps_what_is_encoded_of_a_unit(
 ) -> None:
     encode = Encoder.encode_batches
 
-    def interrupted(*args: Any) -> Iterator[object]:
-        yield from islice(encode(*args), 3)
+    def interrupted(*args: Any, **options: Any) -> Iterator[object]:
+        yield from islice(encode(*args, **options), 3)
         raise KeyboardInterrupt
 
     first, report = Recording(folder), IngestReport(InputReport())
@@ -788,7 +788,7 @@ def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: 
 
     for where, more, error, message in (
         (folder, {}, StoreMismatchError, "the index to fill is not there"),
-        (folder, {"dtype": "float32"}, StoreMismatchError, "holds float16 vectors"),
+        (folder, {"codec": "float32"}, StoreMismatchError, "holds float16 vectors"),
         (tmp_path / "other", {}, UsageError, "not a store, and not empty"),
     ):
         with pytest.raises(error, match=message):

@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
     folder: Path
     files: list[Path]
-    index: Path
+    ids: Path
     held: list[Any]
 
 
@@ -57,7 +57,7 @@ def corrupt_store(n: int, seed: int) -> CorruptionReport:
             try:
                 assert held(Store.open(one.folder)) == one.held, (number, kind, list(touched))
             except StoreError:
-                assert [*touched] != [one.index], "refused for a file that can be made again"
+                assert [*touched] != [one.ids], "refused for a file that can be made again"
                 refused += 1
             for path, good in touched.items():
                 path.write_bytes(good)

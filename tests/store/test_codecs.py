@@ -129,7 +129,7 @@ def test_int8_is_exact_where_the_steps_are() -> None:
     tile=st.sampled_from([1, 3, 64]),
     unit_length=st.booleans(),
 )
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_scores_are_those_of_decoded_vectors(
     name: str, lengths: list[int], dim: int, similarity: str, tile: int, unit_length: bool
 ) -> None:

@@ -296,8 +296,8 @@ def test_a_full_disk_at_any_step_of_finishing(tmp_path: Path, monkeypatch: pytes
 def test_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "_sync", synced.append)
-    files.make_folder(tmp_path / "a" / "b" / "segments")
-    assert {tmp_path / "a" / "b", tmp_path / "a", tmp_path} <= set(synced)
+    files.make_folder(tmp_path / "a" / "b")
+    assert {tmp_path / "a", tmp_path} <= set(synced)
 
 
 def test_only_files_of_ours_are_swept_up(tmp_path: Path) -> None:
