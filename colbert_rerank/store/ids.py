@@ -43,8 +43,7 @@ class IdIndex:
     def __init__(self, columns: Mapping[str, Array]) -> None:
         self.columns = columns
         self._hashes = columns[layout.ID_HASHES]
-        self._lengths = columns[layout.ID_LENGTHS].astype(np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
+        self._starts = np.concatenate([[0], np.cumsum(columns[layout.ID_LENGTHS], dtype=np.int64)])
 
     def __len__(self) -> int:
         return int(self._hashes.size)
@@ -86,13 +85,15 @@ class IdIndex:
         self, places: npt.NDArray[np.int64], asked: _Keys, which: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Whether the id stored at each of ``places`` is the one that was asked for."""
-        sizes = self._lengths[places]
+        starts = self._starts[places]
+        sizes = self._starts[places + 1] - starts
         same: npt.NDArray[np.bool_] = sizes == asked.lengths[which]
-        places, which, sizes = places[same], which[same], sizes[same]
+        starts, which, sizes = starts[same], which[same], sizes[same]
         if not sizes.size:
             return same
-        stored = self.columns[layout.ID_BYTES][ranges(self._starts[places], sizes)]
-        given = asked.bytes[ranges(asked.starts[which], sizes)]
+        stored = self.columns[layout.ID_BYTES][ranges(starts, sizes)]
+        whole = which.size == asked.lengths.size  # then all ids are compared, in their order
+        given = asked.bytes if whole else asked.bytes[ranges(asked.starts[which], sizes)]
         same[same] = np.logical_and.reduceat(stored == given, np.cumsum(sizes) - sizes)
         return same
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import codebook, ids, layout, segment
+from colbert_rerank.store import codebook, layout, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.reader import Store
@@ -62,7 +62,7 @@ def damages(folder: Path) -> Iterator[str]:
         except StoreCorruptError as error:
             yield str(error)
     if len(sound) == len(manifest.segments):
-        yield from _index_damages(folder, manifest, ids.build([one.columns for one in sound]))
+        yield from _index_damages(folder, manifest, segment.index_columns(sound))
 
 
 def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -> Iterator[str]:
@@ -73,5 +73,5 @@ def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -
     except StoreCorruptError as error:
         yield f"{segment.index_fault(error)}. The next ingest writes the id index again"
         return
-    if any(not np.array_equal(found[name], expected[name]) for name in expected):
+    if any(not np.array_equal(column, expected.get(name, ())) for name, column in found.items()):
         yield f"{folder / layout.SEGMENTS / manifest.index.file}: it is not the id index of these segments"

@@ -21,10 +21,13 @@ _LARGE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 class Plane:
     """The large dataset ``name`` of all segments. Safe to share between threads and to use after a fork.
 
-    With ``verify``, the checksum of each block is compared before a row of it is given out for the first time.
+    With ``verify``, the checksum of each block is compared before a row of it is given out for the first time; ``sums``
+    are those of all blocks of all segments, or ``None``, and then each segment is asked for its own.
     """
 
-    def __init__(self, name: str, region: Region, segments: Sequence[Segment], *, verify: bool) -> None:
+    def __init__(
+        self, name: str, region: Region, segments: Sequence[Segment], sums: Array | None, *, verify: bool
+    ) -> None:
         self.name = name
         self._region = region
         self._segments = segments
@@ -32,6 +35,7 @@ class Plane:
         # The blocks of all segments, one behind the other, of which none was touched yet.
         self._first_blocks = np.cumsum([0, *(blocks(segment.rows[name]) for segment in segments)])
         self._untouched = np.ones(int(self._first_blocks[-1]), dtype=bool)
+        self._sums = sums if sums is not None and sums.shape == self._untouched.shape else None
 
     def take(
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
@@ -64,5 +68,7 @@ class Plane:
         if self._verify:
             fresh = self._untouched[touched]
             for number in np.unique(owners[fresh]).tolist():
-                self._segments[number].verify(self.name, inside[fresh & (owners == number)].tolist())
+                first, last = self._first_blocks[number : number + 2].tolist()
+                sums = None if self._sums is None else self._sums[first:last]
+                self._segments[number].verify(self.name, inside[fresh & (owners == number)].tolist(), sums)
         self._untouched[touched] = False

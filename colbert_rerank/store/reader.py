@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.errors import StoreCorruptError, UsageError
-from colbert_rerank.store import codebook, ids, layout
+from colbert_rerank.store import codebook, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.codecs import Codec, decode
+from colbert_rerank.store.coding import CHECKSUMS
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.plane import Plane
-from colbert_rerank.store.segment import Segment, index_fault, map_segments, read_index, row_shapes
+from colbert_rerank.store.segment import Segment, index_columns, index_fault, map_segments, read_index, row_shapes
 from colbert_rerank.store.unit import UNKNOWN, StoredRows
 
 _log = logging.getLogger(__name__)
@@ -63,9 +64,12 @@ class Store:
         self.manifest = manifest
         self.verify: Verify = verify
         regions, self.segments = map_segments(folder, manifest.segments, row_shapes(manifest))
-        self.index = IdIndex(_index_columns(folder, manifest, self.segments))
-        touch = verify == "touch"
-        self._planes = {name: Plane(name, r, self.segments, verify=touch) for name, r in regions.items()}
+        columns, touch = _index_columns(folder, manifest, self.segments), verify == "touch"
+        self.index = IdIndex(columns)
+        self._planes = {
+            name: Plane(name, region, self.segments, columns.get(CHECKSUMS[name]), verify=touch)
+            for name, region in regions.items()
+        }
         self.codec = _codec(folder, manifest, manifest.codec)
         self.sketch_codec = _codec(folder, manifest, manifest.sketches) if manifest.sketches else None
         if verify == "open":
@@ -177,20 +181,16 @@ def _codec(folder: Path, manifest: Manifest, name: str) -> Codec:
 
 def _index_columns(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> dict[str, Array]:
     if manifest.index is None:  # an ingest is under way, or was interrupted
-        return _built(segments)
+        return index_columns(segments)
     try:
         return read_index(folder, manifest.index)
     except StoreCorruptError as error:
         if manifests.load(folder).generation != manifest.generation:
             raise  # a writer has replaced it, and `Store.open` goes on with the newer generation
-        index = _built(segments)
+        index = index_columns(segments)
         _log.warning(
             "%s. Nothing is lost: the id index was made in memory from the segments, as it will be at each opening, "
             "until the next `ingest` into this store writes it again",
             index_fault(error),
         )
         return index
-
-
-def _built(segments: Sequence[Segment]) -> dict[str, Array]:
-    return ids.build([segment.columns for segment in segments])

@@ -67,17 +67,21 @@ class Segment:
             self._columns = found
         return self._columns
 
-    def verify(self, name: str = layout.VALUES, which: Iterable[int] | None = None) -> None:
-        """Compare the checksums of these blocks of a large dataset, or of all. Raises StoreCorruptError."""
-        for block in self.damaged(name, which):
+    def verify(self, name: str = layout.VALUES, which: Iterable[int] | None = None, sums: Array | None = None) -> None:
+        """Compare the checksums of these blocks of a large dataset, or of all. Raises StoreCorruptError.
+
+        ``sums`` are those of all its blocks, where they are at hand; else they are read from its columns.
+        """
+        for block in self.damaged(name, which, sums):
             place = _offset(self.entry, name) + block * layout.BLOCK
             raise StoreCorruptError(
                 f"{self.path}: the vectors at byte {place} are damaged, their checksum does not match. {layout.RESTORE}"
             )
 
-    def damaged(self, name: str, which: Iterable[int] | None = None) -> Iterator[int]:
+    def damaged(self, name: str, which: Iterable[int] | None = None, sums: Array | None = None) -> Iterator[int]:
         """Those of these blocks of a large dataset, or of all, that are not as they were written."""
-        sums, raw = self.columns[CHECKSUMS[name]], hdf5.raw_bytes(self.rows[name])
+        sums = self.columns[CHECKSUMS[name]] if sums is None else sums
+        raw = hdf5.raw_bytes(self.rows[name])
         for block in range(blocks(self.rows[name])) if which is None else which:
             begin = block * layout.BLOCK
             if xxhash.xxh3_64_intdigest(raw[begin : begin + layout.BLOCK]) != int(sums[block]):
@@ -151,6 +155,17 @@ def write(folder: Path, file: str, small: Mapping[str, Array], rows: Sequence[Ro
     )
 
 
+def index_columns(segments: Sequence[Segment]) -> dict[str, Array]:
+    """The columns of a generation's id index: where each live document lies, and the checksums of all blocks.
+
+    These only spare a reader to open each segment's header before the first score from it.
+    """
+    columns = ids.build([one.columns for one in segments])
+    for name in segments[0].rows if segments else ():
+        columns[CHECKSUMS[name]] = np.concatenate([one.columns[CHECKSUMS[name]] for one in segments])
+    return columns
+
+
 def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEntry:
     path = folder / layout.SEGMENTS / name
     placed: list[hdf5.Placement] = []
@@ -162,7 +177,7 @@ def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
     """The columns of a generation's id index. Raises StoreCorruptError."""
     path = folder / layout.SEGMENTS / entry.file
     file = Region([Part(path, entry.bytes, 0, 0)], 1, "uint8").file(0)
-    found = hdf5.read(path, file, ids.COLUMNS, entry.columns)
+    found = hdf5.read(path, file, ids.COLUMNS, entry.columns, dict.fromkeys(CHECKSUMS.values(), "<u8"))
     sizes = dict.fromkeys(ids.COLUMNS, entry.documents)
     sizes[layout.ID_BYTES] = int(found[layout.ID_LENGTHS].sum(dtype=np.int64))
     for name, size in sizes.items():

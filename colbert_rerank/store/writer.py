@@ -122,7 +122,7 @@ class StoreWriter:
         self._merge()
         if self.manifest.index is None:
             opened = self._open(self.manifest.segments)
-            entry = segment.write_index(self.folder, self._name("ids"), ids.build([s.columns for s in opened]))
+            entry = segment.write_index(self.folder, self._name("ids"), segment.index_columns(opened))
             self._save(self.manifest.next(index=entry, complete=complete))
         elif self.manifest.complete != complete:
             self._save(self.manifest.next(complete=complete))

@@ -260,7 +260,7 @@ def test_segments_of_two_stores_mixed_up(folder: Path, tmp_path: Path) -> None:
     ours, theirs = stores.segment_files(folder)[0], stores.segment_files(other)[0]
     assert ours.stat().st_size == theirs.stat().st_size
     shutil.copy(theirs, ours)
-    refused(folder, ours.name, "not the file that the manifest lists")
+    refused(folder, ours.name, "the vectors at byte", "are damaged")
 
 
 def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
@@ -271,8 +271,10 @@ def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
     first.rename(tmp_path / "kept")
     second.rename(first)
     (tmp_path / "kept").rename(second)
-    with pytest.raises(StoreCorruptError, match="not the file that the manifest lists"):
+    with pytest.raises(StoreCorruptError, match="the vectors at byte .* are damaged"):
         Store.open(tmp_path).gather(["b"])
+    with pytest.raises(StoreCorruptError, match="not the file that the manifest lists"):
+        list(Store.open(tmp_path).describe(["b"]))
 
 
 def test_not_a_file_of_hdf5(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
