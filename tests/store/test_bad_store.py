@@ -271,7 +271,7 @@ def test_segments_of_one_store_exchanged(tmp_path: Path) -> None:
     first.rename(tmp_path / "kept")
     second.rename(first)
     (tmp_path / "kept").rename(second)
-    with pytest.raises(StoreCorruptError, match="the vectors at byte .* are damaged"):
+    with pytest.raises(StoreCorruptError, match=r"the vectors at byte .* are damaged"):
         Store.open(tmp_path).gather(["b"])
     with pytest.raises(StoreCorruptError, match="not the file that the manifest lists"):
         list(Store.open(tmp_path).describe(["b"]))
