@@ -26,6 +26,7 @@ from tests.server.indices import make_index, put_documents
 from tests.server.node import OpenSearchNode
 from tests.store.corrupting import corrupt_store
 from tests.store.killing import kill_store
+from tests.store.power import lose_power
 
 SEED = 20261125
 SOURCE = "soak-source"
@@ -46,6 +47,7 @@ def proofs(url: str) -> list[Proof]:
     return [
         Proof("damage to a store", 20_000, corrupt_store),
         Proof("kill -9 of a store's writer", 500, kill_store),
+        Proof("power loss in a store's life", 50, lose_power),
         Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),
         Proof("Ctrl-C of an ingest, embedded index", 40, lambda n, seed: kill_ingest(n, seed, signal.SIGINT)),
         Proof("kill -9 of an ingest into OpenSearch", 40, lambda n, seed: kill_ingest(n, seed, url=url, index="soak")),

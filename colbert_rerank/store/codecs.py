@@ -172,14 +172,20 @@ class Residual:
 
         numbers = rows[:, :_CENTROID].to(torch.int32)
         _unpack(rows[:, _CENTROID:], self.bits, self.book.weights, out)
-        out += self._centroids.to(out.device)[numbers[:, 0] + 256 * numbers[:, 1]]
+        out += self._centroids(out.device)[numbers[:, 0] + 256 * numbers[:, 1]]
         return out.square().sum(dim=1).clamp_min_(1e-24).rsqrt_() if self.book.unit_length else None
 
-    @cached_property
-    def _centroids(self) -> torch.Tensor:
+    def _centroids(self, device: torch.device) -> torch.Tensor:
+        """On a device, where they stay."""
         import torch
 
-        return torch.from_numpy(self.book.centroids)
+        if device not in self._by_device:
+            self._by_device[device] = torch.from_numpy(self.book.centroids).to(device)
+        return self._by_device[device]
+
+    @cached_property
+    def _by_device(self) -> dict[torch.device, torch.Tensor]:
+        return {}
 
 
 def plain(name: str, dim: int) -> Codec:
@@ -284,16 +290,16 @@ def _packed_size(dim: int, bits: int) -> int:
 
 def _unpack(packed: torch.Tensor, bits: int, weights: Matrix, out: torch.Tensor) -> None:
     """Write to ``out`` [n, dim] the weights of the codes of ``bits`` bits in ``packed`` [n, w], the first highest."""
-    table = _table(bits, weights.tobytes()).to(out.device)
+    table = _table(bits, weights.tobytes(), out.device)
     found = table.index_select(0, packed.flatten().int()).view(len(packed), -1)
     out.copy_(found[:, : out.shape[1]])
 
 
-@lru_cache(maxsize=8)
-def _table(bits: int, weights: bytes) -> torch.Tensor:
+@lru_cache(maxsize=16)
+def _table(bits: int, weights: bytes, device: torch.device) -> torch.Tensor:
     """What each of the 256 bytes stands for, [256, 8 / bits]."""
     import torch
 
     codes = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).reshape(256, -1, bits)
     numbers = codes @ (1 << np.arange(bits)[::-1])
-    return torch.from_numpy(np.frombuffer(weights, np.float32)[numbers])
+    return torch.from_numpy(np.frombuffer(weights, np.float32)[numbers]).to(device)

@@ -54,7 +54,7 @@ UNIT_LENGTH = "unit_length"  # [1] uint8, 1 where decoded vectors are divided by
 # On every dataset but VALUES and SKETCHES: XXH3-64 of its bytes, as an ASCII string of 16 hexadecimal digits.
 CHECKSUM = "xxh3_64"
 
-ALIGNMENT = 64 * 1024
+ALIGNMENT = 4096
 BLOCK = 64 * 1024  # bytes of values under one checksum
 UNIT_BYTES = 256 * 1024 * 1024  # values of one segment, unless one document alone is larger
 ID_LIMIT = 512  # bytes; OpenSearch's own limit

@@ -10,7 +10,9 @@ import pytest
 
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import maxsim, reference
+from colbert_rerank.maxsim.packed import scores
 from colbert_rerank.rerank import Reranker
+from colbert_rerank.types import CODECS
 from tests.collection import bm25_of, documents, ingested, queries, texts
 
 pytestmark = pytest.mark.gpu
@@ -64,3 +66,18 @@ def test_a_store_made_on_the_gpu_serves_on_the_cpu(tmp_path: Path, starter_encod
     ):
         scores = {d.doc_id: d.score for d in theirs.ranked}
         assert [scores[d.doc_id] for d in ours.ranked] == pytest.approx([d.score for d in ours.ranked], abs=0.1)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("similarity", ["dot", "l2"])
+def test_rows_of_every_codec_score_as_on_the_cpu(
+    tmp_path: Path, starter_encoder: Encoder, codec: str, similarity: str
+) -> None:
+    store = ingested(tmp_path / "store", starter_encoder, documents(60), codec=codec)
+    Q = starter_encoder.encode_queries([queries(1)[0].text])[0]
+    gathered = store.gather([d.doc_id for d in documents(60)])
+    on_cpu, on_gpu = (
+        scores(Q, gathered.values, gathered.offsets, device, similarity, codec=gathered.codec)
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3)
