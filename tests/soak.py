@@ -25,6 +25,7 @@ from tests.ingest.killing import DOCUMENTS, kill_ingest
 from tests.server.indices import make_index, put_documents
 from tests.server.node import OpenSearchNode
 from tests.store.corrupting import corrupt_store
+from tests.store.fuzzing import fuzz
 from tests.store.killing import kill_store
 from tests.store.power import lose_power
 
@@ -47,6 +48,7 @@ def proofs(url: str) -> list[Proof]:
     return [
         Proof("damage to a store", 20_000, corrupt_store),
         Proof("kill -9 of a store's writer", 500, kill_store),
+        Proof("any bytes as manifest and header", 300_000, fuzz),
         Proof("power loss in a store's life", 50, lose_power),
         Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),
         Proof("Ctrl-C of an ingest, embedded index", 40, lambda n, seed: kill_ingest(n, seed, signal.SIGINT)),

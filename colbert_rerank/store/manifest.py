@@ -169,6 +169,13 @@ def _check_values(manifest: Manifest) -> None:
     numbers += [manifest.index.documents] if manifest.index else []
     if not all(type(n) is int and n >= 0 for n in numbers) or manifest.dim == 0:
         raise ValueError("a number in it is not one, or below zero")
+    texts = [manifest.store_id, *manifest.files, *(entry.columns for entry in manifest._entries)]
+    objects = [manifest.query_identity, manifest.document_identity, manifest.provenance]
+    flags = [manifest.complete, *(segment.posted for segment in manifest.segments)]
+    for values, kind in ((texts, str), (objects, dict), (flags, bool)):
+        if not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"something in it is no {kind.__name__}")
+    manifest.recipe  # noqa: B018 - which raises where the identity lacks one
     if manifest.codec not in CODECS or manifest.sketches not in ("", *CODECS):
         raise ValueError(f"vectors coded as {manifest.codec!r} and {manifest.sketches!r}")
     if any(book.codec not in RESIDUALS for book in manifest.codebooks):
