@@ -24,7 +24,7 @@ COLUMNS = {layout.CENTROIDS: "<f4", layout.CUTOFFS: "<f4", layout.WEIGHTS: "<f4"
 
 MOST = 1 << 16  # centroids: their numbers have two bytes
 SAMPLE = 64  # vectors a centroid
-ITERATIONS = 8
+ITERATIONS = 4
 QUANTIZER_ITERATIONS = 50
 SEED = 20261126
 LENGTH_TOLERANCE = 1e-2  # of vectors of length 1, in half precision
