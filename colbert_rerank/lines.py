@@ -107,7 +107,7 @@ def numbered_lines(path: str, on_bad: OnBad = refuse) -> Iterator[tuple[int, str
 
 def read_ids(path: str) -> list[str]:
     """Document ids, one a line; empty lines are skipped. Raises InputError."""
-    return [text for _, line in numbered_lines(path) if (text := line.strip())]
+    return [text for _, line in numbered_lines(path) if (text := line.rstrip("\r\n"))]
 
 
 def _to_convert(path: str, kind: str, *, gzipped: bool) -> InputError:

@@ -34,7 +34,7 @@ def pooled(vectors: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float32]:
 
     rest = vectors[PROTECTED:].astype(np.float32)
     clusters = max(1, len(rest) // factor)
-    if len(rest) <= clusters:
+    if len(rest) <= clusters or not np.isfinite(rest).all():  # which is told of where they are stored
         return vectors.astype(np.float32)
     labels = fcluster(linkage(1 - rest @ rest.T, "ward"), t=clusters, criterion="maxclust")
     means = [rest[labels == label].mean(axis=0) for label in np.unique(labels)]

@@ -92,6 +92,8 @@ class Reranker:
                 f"rescore={rescore}: "
                 + ("expected 1 or more" if store.sketch_codec else f"a cascade begins with sketches, and {has}")
             )
+        if rescore is not None and interpolate is not None:
+            raise UsageError("rescore and interpolate: scores of sketches and of vectors have no common scale to mix")
         identity.check(
             store.folder,
             "model",
@@ -199,9 +201,10 @@ class Reranker:
         self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
     ) -> npt.NDArray[np.float64]:
         """Scores [n] of documents by id; minus infinity where there are no vectors."""
-        with self._timed("gather"):
+        what = " sketches" if sketches else ""
+        with self._timed(f"gather{what}"):
             gathered = self.store.gather(ids, sketches=sketches)
-        with self._timed("score"):
+        with self._timed(f"score{what}"):
             scores = np.full(len(ids), -np.inf)
             scores[gathered.found] = self._maxsim(
                 Q, gathered, [i for i, f in zip(ids, gathered.found, strict=True) if f]

@@ -12,6 +12,7 @@ from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputErro
 from colbert_rerank.pooling import check_pooling
 from colbert_rerank.recipe import Recipe, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, ids, layout
+from colbert_rerank.store.codecs import check_sketches
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import BM25, Document, Index, Origin
@@ -22,8 +23,8 @@ from ingest.validation import InputReport
 def new_manifest(
     encoder: Encoder,
     recipe: Recipe,
-    codec: str,
-    sketches: str = "",
+    codec: str | None,
+    sketches: str | None = None,
     origin: Origin | None = None,
     store_id: str = "",
     index_name: str = "",
@@ -32,12 +33,13 @@ def new_manifest(
 
     ``index_name`` is what the user calls that index, such as an alias.
     """
+    check_sketches(codec or "float16", sketches or "", encoder.dim)
     store_id = store_id or uuid.uuid4().hex
     return Manifest(
         store_id=store_id,
         dim=encoder.dim,
-        codec=codec,
-        sketches=sketches,
+        codec=codec or "float16",
+        sketches=sketches or "",
         query_identity=identity.query_identity(encoder.checkpoint),
         document_identity=identity.document_identity(encoder.checkpoint, recipe),
         provenance=identity.provenance(encoder) | ({"index": index_name} if index_name else {}),
@@ -63,7 +65,10 @@ def check_encoder(encoder: Encoder, recipe: Recipe) -> None:
         )
 
 
-def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, codec: str, sketches: str) -> None:
+def check_identity(
+    writer: StoreWriter, encoder: Encoder, recipe: Recipe, codec: str | None, sketches: str | None
+) -> None:
+    """Raises StoreMismatchError for another model or recipe, and for other codecs where they are stated."""
     manifest, folder = writer.manifest, writer.folder
     advice = f"Ingest into another folder, or with what this store was made with ({identity.described(manifest)})"
     given = identity.query_identity(encoder.checkpoint)
@@ -71,9 +76,10 @@ def check_identity(writer: StoreWriter, encoder: Encoder, recipe: Recipe, codec:
     given = identity.document_identity(encoder.checkpoint, recipe)
     identity.check(folder, "way of making texts", manifest.document_identity, given, advice)
     for what, held, asked in (("vectors", manifest.codec, codec), ("sketches", manifest.sketches, sketches)):
-        if held != asked:
+        if asked is not None and held != asked:
             raise StoreMismatchError(
-                f"{folder}: holds {held or 'no'} {what}, {asked or 'none'} was asked for. {advice}"
+                f"{folder}: holds {held or 'no'} {what}, {asked} was asked for. Leave the option out to go on with "
+                "what it holds, or ingest into another folder"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from colbert_rerank.candidates.bm25 import origin_of
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.recipe import HASH_BYTES, Recipe
-from colbert_rerank.store import layout, writing
+from colbert_rerank.store import files, layout, writing
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.exchange import DESCRIBED, Arrays, manifest_of, read_arrays
 from colbert_rerank.store.manifest import Manifest
@@ -36,11 +37,22 @@ def import_arrays(
     new = _manifest(arrays, source, model, recipe, codec or str(arrays.vectors.dtype))
     if arrays.vectors.shape[1] != new.dim:
         raise InputError(f"has {arrays.vectors.shape[1]} dimensions, the model makes {new.dim}", where=str(source))
-    if (folder / layout.MANIFEST).exists():
-        raise UsageError(f"{folder}: there is a store already; import into a new folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there already, and not empty; import into a new folder")
+    half = folder.with_name(f"{folder.name}.importing")  # it becomes the store when all of it is there
+    shutil.rmtree(half, ignore_errors=True)
+    try:
+        _fill(half, new, arrays)
+        files.move_folder(half, folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return len(arrays.ids)
+
+
+def _fill(folder: Path, new: Manifest, arrays: Arrays) -> None:
+    posted = new.origin is not None and new.origin.kind != BM25
     with writing(folder, new) as writer:
         writer.begin()
-        posted = new.origin is not None and new.origin.kind != BM25
         unit, columns = writer.unit(), _columns(arrays)
         limit = layout.UNIT_BYTES // (new.dim * unit.dtype.itemsize)
         for number, doc_id in enumerate(arrays.ids):
@@ -60,7 +72,6 @@ def import_arrays(
         if len(unit):
             writer.commit(unit, posted=posted)
         writer.finish(complete=posted)
-    return len(arrays.ids)
 
 
 def _manifest(arrays: Arrays, source: Path, model: str | None, recipe: Recipe, codec: str) -> Manifest:

@@ -121,8 +121,8 @@ def ingest(
     first_stage: FirstStageOpener | None = None,
     index: Index | None = None,
     index_name: str = "",
-    codec: str = "float16",
-    sketches: str = "",
+    codec: str | None = None,
+    sketches: str | None = None,
     allow_other_index: bool = False,
     progress: Callable[[IngestReport], None] = lambda report: None,
 ) -> Manifest:
@@ -132,7 +132,9 @@ def ingest(
     their first stage already. With neither, the BM25 index beside the store is filled. ``index_name`` is what the user
     calls it, such as an alias, for a search to call it by the same.
 
-    Raises StoreMismatchError where the store was made with another model, recipe, dtype or index, and where a new one
+    ``codec`` and ``sketches`` say how vectors are stored: by default in float16, or as the store does already.
+
+    Raises StoreMismatchError where the store was made with another model, recipe, codec or index, and where a new one
     is to fill an index that is not empty. ``allow_other_index`` accepts that, and another index that is empty or a copy
     (`check_copy`). Raises StoreWriteError; InputError under ``on_error="stop"``, with everything before it stored;
     BulkError, at the end, where the first stage refused documents. All that was encoded is stored at KeyboardInterrupt,

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import ids, layout
+from colbert_rerank.store import codebook, files, ids, layout
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest, SegmentEntry
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
 from colbert_rerank.store.writer import StoreWriter, rewriting
 from colbert_rerank.types import BM25
+
+DAMAGED = "damaged"  # the folder for files that a repair has cut from
 
 
 @dataclass
@@ -61,20 +63,21 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
     """
     report = Deletion()
     with rewriting(folder) as writer:
+        index = _embedded_index(writer)  # what is wrong with it is told before anything is deleted
         unit = writer.unit()
-        index = IdIndex(ids.build([one.columns for one in writer.opened()]))
+        known = IdIndex(ids.build([one.columns for one in writer.opened()]))
         wanted = list(dict.fromkeys(doc_ids))
-        for doc_id, found in zip(wanted, index.lookup(wanted).found.tolist(), strict=True):
+        for doc_id, found in zip(wanted, known.lookup(wanted).found.tolist(), strict=True):
             if found:
                 unit.delete(doc_id)
                 report.deleted += 1
             else:
                 report.unknown.append(doc_id)
-        complete = writer.manifest.complete
         if len(unit):
             writer.commit(unit, posted=not _embedded(writer.manifest))
-        _follow(writer)
-        writer.finish(complete=complete)
+        if index:
+            follow(writer, index)
+        writer.finish(complete=writer.manifest.complete)
     return report
 
 
@@ -85,7 +88,8 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
     """
     with rewriting(folder) as writer:
         before = writer.manifest.bytes
-        _follow(writer)
+        if index := _embedded_index(writer):
+            follow(writer, index)
         writer.compact(codec, sketches)
         return Compaction(before, writer.manifest.bytes)
 
@@ -93,11 +97,17 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
 def repair(folder: Path) -> Repair:
     """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
 
-    Raises StoreCorruptError where the manifest, or a codebook, is what is damaged: without it nothing can be read.
+    The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
+    StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged: without it nothing can be read.
     """
     report = Repair()
     with rewriting(folder) as writer:
         report.unlisted = list(writer.swept)
+        _check_codebooks(writer, report)
+        try:
+            index = _embedded_index(writer)
+        except StoreCorruptError as error:
+            index, report.damages[layout.BM25] = None, str(error)
         entries = writer.manifest.segments
         readable: dict[int, Segment] = {}
         gone: dict[int, npt.NDArray[np.bool_]] = {}  # which of a segment's documents
@@ -126,8 +136,11 @@ def repair(folder: Path) -> Repair:
                 else None
                 for number, mask in gone.items()
             }
-            writer.salvage(kept, buried, posted=not _embedded(writer.manifest))
-        _follow(writer)
+            files.keep_aside([folder / layout.SEGMENTS / file for file in kept], folder / DAMAGED)
+            complete = writer.manifest.complete and not report.lost and not report.unnamed
+            writer.salvage(kept, buried, posted=not _embedded(writer.manifest), complete=complete)
+        if index:
+            follow(writer, index)
         writer.finish(complete=writer.manifest.complete)
     return report
 
@@ -164,10 +177,29 @@ def follow(writer: StoreWriter, index: Bm25Index) -> None:
             writer.mark_posted(entry.file)
 
 
-def _follow(writer: StoreWriter) -> None:
-    """The same, where there is such an index; one that was lost is not made again here, with nothing in it."""
-    if _embedded(writer.manifest) and (writer.folder / layout.BM25).exists():
-        follow(writer, embedded_index(writer))
+def _embedded_index(writer: StoreWriter) -> Bm25Index | None:
+    """The index beside the store; ``None`` where it has none, or it was lost: none is made here, with nothing in it.
+
+    Raises StoreCorruptError.
+    """
+    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25).exists():
+        return None
+    return embedded_index(writer)
+
+
+def _check_codebooks(writer: StoreWriter, report: Repair) -> None:
+    """Drop sketches whose codebook is damaged. Raises StoreCorruptError where it is that of the vectors."""
+    for book in writer.manifest.codebooks:
+        try:
+            codebook.read(writer.folder, book, writer.manifest.dim)
+        except StoreCorruptError as error:
+            if book.codec == writer.manifest.codec:
+                raise StoreCorruptError(
+                    f"{writer.folder / layout.SEGMENTS / book.file}: {_reason(error)}. Without this codebook no vector "
+                    "can be read. Restore the store from a copy, or ingest again into a new folder"
+                ) from None
+            report.damages[book.file] = f"{_reason(error)}; `store compact --sketches` makes sketches again"
+            writer.drop_sketches()
 
 
 def _embedded(manifest: Manifest) -> bool:

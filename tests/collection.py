@@ -103,7 +103,7 @@ def ingested(
     some: Iterable[Document],
     *,
     recipe: Recipe = RECIPE,
-    codec: str = "float16",
+    codec: str | None = None,
     first_stage: FirstStageOpener | None = None,
 ) -> Store:
     """The store in ``folder`` after these documents were ingested; its first stage is the BM25 index beside it."""

@@ -117,8 +117,8 @@ class Bm25Index:
             unfinished = ", unfinished" if state.files is None else ""
             raise StoreMismatchError(
                 f"{folder}: the BM25 index is behind the store (content {state.content}{unfinished}, the store has "
-                f"{manifest.content}): an ingest was interrupted, is under way, or left documents out. Run the same "
-                "`ingest` again"
+                f"{manifest.content}): an ingest or a deletion was interrupted, is under way, or left documents "
+                "out. Run the same command again"
             )
         try:
             with _read_errors(folder, "opened"):

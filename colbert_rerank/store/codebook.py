@@ -6,6 +6,7 @@ nearest centroids, the same for all dimensions. There the buckets have equal cou
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,15 @@ from colbert_rerank.types import RESIDUALS
 
 COLUMNS = {layout.CENTROIDS: "<f4", layout.CUTOFFS: "<f4", layout.WEIGHTS: "<f4", layout.UNIT_LENGTH: "|u1"}
 
+_log = logging.getLogger(__name__)
+
 MOST = 1 << 16  # centroids: their numbers have two bytes
 SAMPLE = 64  # vectors a centroid
 ITERATIONS = 4
 QUANTIZER_ITERATIONS = 50
 SEED = 20261126
+QUANTIZED = 1 << 15  # vectors whose differences the buckets are made for
+FEW = 10_000  # vectors
 LENGTH_TOLERANCE = 1e-2  # of vectors of length 1, in half precision
 
 
@@ -43,13 +48,22 @@ def train(name: str, sample: Matrix, rows: int) -> Codebook:
         ) from None
     if not len(sample):
         raise UsageError(f"the codec {name} learns of vectors, and there are none yet")
+    if len(sample) < FEW:
+        _log.warning(
+            "the codebook of %s is learnt of %s vectors only, and stays as it is: what comes later may be coded badly. "
+            "For a large collection ingest with --codec float16, and then `store compact --codec %s`",
+            name,
+            f"{len(sample):,}",
+            name,
+        )
     count = max(1, min(centroid_count(rows), len(sample) // 4))
     means = faiss.Kmeans(
         sample.shape[1], count, niter=ITERATIONS, seed=SEED, min_points_per_centroid=1, max_points_per_centroid=SAMPLE
     )
     means.train(np.ascontiguousarray(sample, dtype=np.float32))
     centroids = np.ascontiguousarray(means.centroids, dtype=np.float32)
-    differences = (sample - centroids[nearest_centroids(sample, centroids)]).ravel()
+    few = sample[:: -(-len(sample) // QUANTIZED)]
+    differences = (few - centroids[nearest_centroids(few, centroids)]).ravel()
     cutoffs, weights = _quantizer(differences, 1 << RESIDUALS[name])
     lengths = np.linalg.norm(sample, axis=1)
     return Codebook(centroids, cutoffs, weights, bool(np.abs(lengths - 1).max() < LENGTH_TOLERANCE))

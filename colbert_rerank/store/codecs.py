@@ -230,6 +230,12 @@ def row_bytes(names: Iterable[str], dim: int) -> int:
     return sum(width * np.dtype(dtype).itemsize for width, dtype in (row_of(name, dim) for name in names if name))
 
 
+def check_sketches(codec: str, sketches: str, dim: int) -> None:
+    """Raises UsageError for sketches that are not smaller than the vectors' own rows, and for unknown codecs."""
+    if sketches and row_bytes([sketches], dim) >= row_bytes([codec], dim):
+        raise UsageError(f"sketches of {sketches} are not smaller than vectors of {codec}, and would save nothing")
+
+
 def encode(codec: Codec, vectors: npt.NDArray[Any]) -> Array:
     """Rows [n, width] of ``vectors`` [n, dim], which are finite; a few at a time, to need no memory but for them."""
     if isinstance(codec, Floats):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from colbert_rerank.errors import NonFiniteError
 from colbert_rerank.store import layout
 from colbert_rerank.store.codecs import Codec, Floats, decode, distances, encode
 from colbert_rerank.store.columns import Array, Rows, raw_bytes
@@ -26,18 +27,42 @@ class Coded(NamedTuple):
 def code(vectors: npt.NDArray[Any], counts: npt.NDArray[np.int64], codecs: Mapping[str, Codec]) -> Coded:
     """Documents of ``counts`` [n] of the ``vectors`` [sum, dim] each, as ``codecs``, by dataset, make rows of them.
 
-    Sketches are made of what the values decode to, and their errors are those against it.
+    Raises NonFiniteError for numbers that a codec cannot hold.
     """
-    rows, errors = {}, {}
     values = codecs[layout.VALUES]
-    rows[layout.VALUES] = encode(values, vectors)
+    rows = encode(values, vectors)
+    _check_finite(values, rows, counts)
+    errors = {}
     if not isinstance(values, Floats):
-        errors[layout.MAX_ERRORS] = _greatest(distances(values, vectors, rows[layout.VALUES]), counts)
-    if sketches := codecs.get(layout.SKETCHES):
-        exact = decode(values, rows[layout.VALUES])
-        rows[layout.SKETCHES] = encode(sketches, exact)
-        errors[layout.SKETCH_ERRORS] = _greatest(distances(sketches, exact, rows[layout.SKETCHES]), counts)
-    return Coded(rows, errors)
+        errors[layout.MAX_ERRORS] = _greatest(distances(values, vectors, rows), counts)
+    sketched = sketch(rows, counts, codecs)
+    return Coded({layout.VALUES: rows, **sketched.rows}, {**errors, **sketched.errors})
+
+
+def sketch(values: Array, counts: npt.NDArray[np.int64], codecs: Mapping[str, Codec]) -> Coded:
+    """The sketches alone, if there are any, of documents whose rows of ``values`` are there.
+
+    They are made of what the values decode to, and their errors are those against it. Raises NonFiniteError.
+    """
+    codec = codecs.get(layout.SKETCHES)
+    if codec is None:
+        return Coded({}, {})
+    exact = decode(codecs[layout.VALUES], values)
+    rows = encode(codec, exact)
+    _check_finite(codec, rows, counts)
+    errors = _greatest(distances(codec, exact, rows), counts)
+    return Coded({layout.SKETCHES: rows}, {layout.SKETCH_ERRORS: errors})
+
+
+def _check_finite(codec: Codec, rows: Array, counts: npt.NDArray[np.int64]) -> None:
+    if not isinstance(codec, Floats):
+        return
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        number = int(np.searchsorted(np.cumsum(counts), int(np.argmin(finite)), side="right"))
+        raise NonFiniteError(
+            f"the vectors of document number {number} of a unit hold NaN, infinity, or what {codec.name} cannot hold"
+        )
 
 
 def datasets(

@@ -25,7 +25,7 @@ from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.reader import Store
-from colbert_rerank.types import Origin
+from colbert_rerank.types import QUALIFIED, Origin
 
 VECTORS, OFFSETS, IDS, MADE_WITH = "vectors.npy", "offsets.npy", "ids.json", "store.json"
 DESCRIBED = ("content_hashes.npy", "fields_hashes.npy", "seq_nos.npy", "primary_terms.npy")
@@ -59,11 +59,12 @@ def known_ids(store: Store, doc_ids: Sequence[str] | None) -> list[str]:
     """Those asked for, or all. Raises InputError for one that the store does not hold."""
     if doc_ids is None:
         return stored_ids(store)
+    doc_ids = list(dict.fromkeys(doc_ids))
     found = store.lookup(doc_ids).found
     if not found.all():
         missing = doc_ids[int(np.argmin(found))]
         raise InputError(f"the store holds no document {missing!r} ({int((~found).sum()):,} ids are not there)")
-    return list(doc_ids)
+    return doc_ids
 
 
 def matrices(store: Store, doc_ids: Sequence[str]) -> Iterator[npt.NDArray[np.float32]]:
@@ -103,6 +104,8 @@ def export_pylate(store: Store, path: Path, doc_ids: Sequence[str] | None = None
     import torch
 
     ids = known_ids(store, doc_ids)
+    if path.exists():
+        raise UsageError(f"{path} is there already; give a new file")
     embeddings = [torch.from_numpy(matrix.copy()) for matrix in matrices(store, ids)]
     torch.save({"documents_ids": ids, "documents_embeddings": embeddings}, path)
     return len(ids)
@@ -116,7 +119,10 @@ def export_bulk(store: Store, field: str, doc_ids: Sequence[str] | None = None) 
     """
     ids = known_ids(store, doc_ids)
     for doc_id, matrix in zip(ids, matrices(store, ids), strict=True):
-        action = json.dumps({"update": {"_id": doc_id}}, ensure_ascii=False)
+        name = {"_id": doc_id}
+        if store.manifest.origin and store.manifest.origin.kind == QUALIFIED:
+            name = dict(zip(("_index", "_id"), doc_id.split("/", 1), strict=True))
+        action = json.dumps({"update": name}, ensure_ascii=False)
         rows = ",".join("[" + ",".join(map(_shortest, row)) + "]" for row in matrix)
         yield f'{action}\n{{"doc":{{{json.dumps(field, ensure_ascii=False)}:[{rows}]}}}}\n'
 

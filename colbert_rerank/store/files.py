@@ -53,6 +53,22 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def keep_aside(paths: Iterable[Path], folder: Path) -> None:
+    """Let files that are about to be removed stay in ``folder``, too, where the file system can link them."""
+    with write_errors(folder):
+        _make(folder)
+        for path in paths:
+            with suppress(FileNotFoundError, FileExistsError, PermissionError):
+                os.link(path, folder / path.name)
+
+
+def move_folder(path: Path, to: Path) -> None:
+    """Let the folder ``path`` be ``to``, which is not there or empty, durably. Raises StoreWriteError."""
+    with write_errors(to):
+        _rename(path, to)
+        _sync(to.parent)
+
+
 def remove(paths: Iterable[Path]) -> None:
     """Remove files and empty folders, one after the other; stop at a folder that holds something else."""
     with suppress(OSError):

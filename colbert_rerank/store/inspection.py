@@ -25,7 +25,7 @@ def facts(store: Store) -> dict[str, Any]:
         "format": layout.FORMAT,
         "generation": manifest.generation,
         "documents": len(store),
-        "replaced or deleted": written - len(store),
+        "entries no longer live": written - len(store),
         "token vectors": manifest.rows,
         "dimensions": manifest.dim,
         "codec": manifest.codec,
@@ -41,12 +41,20 @@ def facts(store: Store) -> dict[str, Any]:
     }
 
 
-def damages(folder: Path) -> Iterator[str]:
-    """Read a store from the first byte to the last; yield what is not as it was written, file by file.
+def damages(folder: Path) -> list[str]:
+    """Read a store from the first byte to the last; return what is not as it was written, file by file.
 
     Raises StoreError where there is no manifest to compare with.
     """
-    manifest = manifests.load(folder)
+    while True:
+        manifest = manifests.load(folder)
+        found = list(_damages(folder, manifest))
+        # a writer may have replaced files while they were read
+        if not found or manifests.load(folder).generation == manifest.generation:
+            return found
+
+
+def _damages(folder: Path, manifest: Manifest) -> Iterator[str]:
     sound = []
     for entry in manifest.segments:
         try:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import codebook, layout
 from colbert_rerank.store.codecs import Codec, decode
-from colbert_rerank.store.coding import Coded, code, datasets
+from colbert_rerank.store.coding import Coded, code, datasets, sketch
 from colbert_rerank.store.columns import Array, Rows
 from colbert_rerank.store.segment import Segment
 
@@ -60,17 +60,26 @@ def join(parts: Sequence[Part], codecs: Mapping[str, Codec]) -> tuple[list[Rows]
 
 
 def recode(parts: Sequence[Part], before: Codec, codecs: Mapping[str, Codec]) -> tuple[list[Rows], dict[str, Array]]:
-    """The same of vectors that are coded anew: ``before`` tells what the rows of ``parts`` stand for."""
+    """The same with other codecs; ``before`` tells what the rows of ``parts`` stand for.
+
+    Where it is the codec of the values now as well, these stay as they are, and only sketches are made anew.
+    """
     columns = _columns(parts)
     coded: list[Coded] = []
     for part in parts:
         counts = part.segment.columns[layout.ROW_COUNTS][part.kept].astype(np.int64)
         chunks = [*_kept_rows(part, layout.VALUES)]
         values = np.concatenate(chunks) if chunks else np.empty((0, before.width), before.dtype)
-        coded.append(code(decode(before, values), counts, codecs))
+        if codecs[layout.VALUES].name == before.name:
+            sketched = sketch(values, counts, codecs)
+            coded.append(Coded({layout.VALUES: values, **sketched.rows}, sketched.errors))
+        else:
+            coded.append(code(decode(before, values), counts, codecs))
     large, checksums = datasets({name: [c.rows[name] for c in coded] for name in codecs}, codecs)
+    if codecs[layout.VALUES].name != before.name:
+        columns.pop(layout.MAX_ERRORS, None)
+    columns.pop(layout.SKETCH_ERRORS, None)
     for name in _ERRORS:
-        columns.pop(name, None)
         if any(name in c.errors for c in coded):
             columns[name] = np.concatenate([c.errors[name] for c in coded])
     return large, columns | checksums
@@ -79,8 +88,8 @@ def recode(parts: Sequence[Part], before: Codec, codecs: Mapping[str, Codec]) ->
 def sample(segments: Sequence[Segment], codec: Codec) -> npt.NDArray[np.float32]:
     """Vectors drawn from all segments, as many as a codebook learns of. Raises StoreCorruptError."""
     total = sum(segment.entry.rows for segment in segments)
-    drawn = np.random.default_rng(codebook.SEED).choice(total, codebook.sample_size(total), replace=False)
-    drawn.sort()
+    # with replacement, for a permutation of all rows would take more memory than the sample
+    drawn = np.unique(np.random.default_rng(codebook.SEED).integers(0, max(1, total), codebook.sample_size(total)))
     taken: list[npt.NDArray[np.float32]] = []
     first = 0
     for segment in segments:

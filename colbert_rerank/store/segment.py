@@ -59,6 +59,8 @@ class Segment:
             shapes[layout.ID_BYTES] = (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),)
             shapes |= {name: (n, HASH_BYTES) for name in (layout.CONTENT_HASHES, layout.FIELD_HASHES) if name in found}
             shapes |= {CHECKSUMS[name]: (blocks(rows),) for name, rows in self.rows.items()}
+            if layout.SKETCHES not in self.rows:  # the store may have dropped them
+                shapes.pop(layout.SKETCH_CHECKSUMS, None)
             for name, shape in shapes.items():
                 if found[name].shape != shape:
                     raise StoreCorruptError(f"{self.path}: column {name} has shape {found[name].shape}, not {shape}")

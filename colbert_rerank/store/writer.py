@@ -16,7 +16,7 @@ import numpy as np
 from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, UsageError
 from colbert_rerank.store import codebook, files, ids, layout, merge, segment
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.codecs import Codec, Residual, row_bytes
+from colbert_rerank.store.codecs import Codec, Residual, check_sketches, row_bytes
 from colbert_rerank.store.columns import Array, Rows
 from colbert_rerank.store.manifest import Manifest, SegmentEntry
 from colbert_rerank.store.merge import Part
@@ -59,7 +59,8 @@ class StoreWriter:
         entry = segment.write(self.folder, self._name(), columns, rows)
         entry, manifest = replace(entry, posted=posted), learnt
         segments = (*manifest.segments, entry)
-        self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=False))
+        complete = manifest.complete and unit.only_tombstones
+        self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=complete))
         return entry.file
 
     def opened(self) -> list[Segment]:
@@ -156,6 +157,7 @@ class StoreWriter:
                 f"{self.folder}: its vectors are coded as {before.codec}, and to code them as {after.codec} would lose "
                 "twice. Ingest into a new folder with --codec"
             )
+        check_sketches(after.codec, after.sketches, after.dim)
         opened = self._open(before.segments)
         now, _ = self._codecs(before)
         width = row_bytes((after.codec, after.sketches), after.dim)
@@ -173,9 +175,11 @@ class StoreWriter:
             self._save(after.next(segments=tuple(segments), index=None))
         self.finish(complete=before.complete)
 
-    def salvage(self, kept: Mapping[str, Part | None], lost: Iterable[str], *, posted: bool) -> None:
-        """Let segments, by file, be what is kept of them, or go. Tombstones bury the ``lost``, or what they had
-        replaced would come back; ``posted`` says whether the first stage's index knows of that.
+    def salvage(self, kept: Mapping[str, Part | None], buried: Iterable[str], *, posted: bool, complete: bool) -> None:
+        """Let segments, by file, be what is kept of them, or go.
+
+        Tombstones are for those that went, or what they had replaced would come back; ``posted`` says whether the first
+        stage's index knows of that, and ``complete`` whether nothing is lost.
         """
         codecs, _ = self._codecs(self.manifest)
         segments = []
@@ -186,13 +190,18 @@ class StoreWriter:
             elif part and part.kept.size:
                 segments.append(self._sealed(*merge.join([part], codecs), [part]))
         tombstones = self.unit()
-        for doc_id in lost:
+        for doc_id in buried:
             tombstones.delete(doc_id)
         if len(tombstones):
             rows, columns = tombstones.coded(codecs)
             segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
-        content = self.manifest.content + 1
-        self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, complete=False))
+        content = self.manifest.content + bool(len(tombstones))
+        self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, complete=complete))
+
+    def drop_sketches(self) -> None:
+        """Forget the sketches, which are derived; their rows go when their segments are merged."""
+        books = tuple(book for book in self.manifest.codebooks if book.codec == self.manifest.codec)
+        self._save(self.manifest.next(sketches="", codebooks=books))
 
     def _merge(self) -> None:
         """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""

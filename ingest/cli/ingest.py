@@ -60,9 +60,7 @@ new_index = section("An index to fill")
 @click.option(
     "--codec",
     type=click.Choice(CODECS),
-    default="float16",
-    show_default=True,
-    help="How vectors are stored.",
+    help="How vectors are stored; by default float16, or as the store has them.",
 )
 @click.option("--sketches", type=click.Choice(CODECS), help="A smaller codec beside it, for `--rescore`.")
 @long_documents(
@@ -109,7 +107,7 @@ def ingest(
     store: Path,
     fields: str,
     on_error: Any,
-    codec: str,
+    codec: str | None,
     sketches: str | None,
     long_docs: str,
     stride: int | None,
@@ -162,7 +160,7 @@ def ingest(
             f"{source}: the model reads {'page images' if recipe.pages else 'texts'}, and this holds none. Choose "
             "another model or source"
         )
-    row_size = row_bytes((codec, sketches or ""), encoder.dim)
+    row_size = row_bytes((codec or "float16", sketches or ""), encoder.dim)
     told = not given("fields")
     with progress("documents", expected_documents(found)) as update, keeping(report):
 
@@ -184,7 +182,7 @@ def ingest(
             index=read_from,
             index_name=(source.removeprefix(OPENSEARCH) if read_from else index) or "",
             codec=codec,
-            sketches=sketches or "",
+            sketches=sketches,
             allow_other_index=allow_other_index,
             progress=advance,
         )

@@ -488,7 +488,7 @@ def test_a_flipped_bit_is_found_or_does_not_matter(sound: Path, tmp_path: Path, 
                     assert "Remove it and ingest again" in str(got)
                 elif isinstance(got, StoreMismatchError):  # the content count
                     assert kind == "state.json"
-                    assert re.search(r"content \d+, the store has 3.* Run the same `ingest` again", str(got))
+                    assert re.search(r"content \d+, the store has 3.* Run the same command again", str(got))
                 else:
                     assert got == want
         put(path, good)
@@ -577,7 +577,7 @@ def test_an_index_of_a_version_that_kept_no_checksums_is_mended_by_the_next_inge
     indexed(tmp_path, [[posted("a", "fish")]])
     state = tmp_path / "bm25" / "state.json"
     state.write_text(json.dumps({"store_id": MANIFEST.store_id, "content": 1}))
-    with pytest.raises(StoreMismatchError, match="Run the same `ingest` again"):
+    with pytest.raises(StoreMismatchError, match="Run the same command again"):
         Bm25Index.open_for(tmp_path, empty_manifest(content=1))
     Bm25Index.create_or_open(tmp_path, MANIFEST)
     assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "fish") == ["a"]

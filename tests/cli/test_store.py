@@ -21,12 +21,12 @@ def copy(files: Files, tmp_path: Path) -> Path:
 
 def test_info_says_what_a_store_holds(files: Files) -> None:
     facts = json.loads(invoke("store", "info", files.store, "--json").check().out)
-    assert (facts["documents"], facts["replaced or deleted"], facts["segments"]) == (DOCUMENTS, 0, 1)
+    assert (facts["documents"], facts["entries no longer live"], facts["segments"]) == (DOCUMENTS, 0, 1)
     assert (facts["model"], facts["codec"], facts["last ingest"]) == (str(files.model), "float16", "complete")
     assert facts["bytes"] == sum(path.stat().st_size for path in (files.store / "segments").iterdir())
     shown = invoke("store", "info", files.store).check().out
-    assert f"documents            {DOCUMENTS}\n" in shown
-    assert "choices              none\n" in shown
+    assert f"documents               {DOCUMENTS}\n" in shown
+    assert "choices                 none\n" in shown
 
 
 def test_documents_that_were_replaced_are_counted(copy: Path, files: Files, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_documents_that_were_replaced_are_counted(copy: Path, files: Files, tmp_
     (tmp_path / "changed.jsonl").write_text(json.dumps(first | {"text": "another text"}) + "\n")
     invoke("ingest", tmp_path / "changed.jsonl", "--store", copy, "--model", files.model).check()
     facts = json.loads(invoke("store", "info", copy, "--json").check().out)
-    assert (facts["documents"], facts["replaced or deleted"]) == (DOCUMENTS, 0), "small segments are merged"
+    assert (facts["documents"], facts["entries no longer live"]) == (DOCUMENTS, 0), "small segments are merged"
 
 
 def test_a_sound_store_is_sound(files: Files) -> None:
@@ -174,9 +174,9 @@ def test_ingest_options_of_long_documents(files: Files, tmp_path: Path) -> None:
     recipe = Store.open(tmp_path / "a").manifest.recipe
     assert (recipe.stride > 0, recipe.pool_factor) == (True, 2)
     invoke("rerank", "tides", "--store", tmp_path / "a").check()
-    invoke(*arguments, "--store", tmp_path / "b", "--codec", "residual2", "--sketches", "binary").check()
+    invoke(*arguments, "--store", tmp_path / "b", "--codec", "residual2", "--sketches", "residual1").check()
     manifest = Store.open(tmp_path / "b").manifest
-    assert (manifest.codec, manifest.sketches) == ("residual2", "binary")
+    assert (manifest.codec, manifest.sketches) == ("residual2", "residual1")
     invoke("rerank", "tides", "--store", tmp_path / "b", "--rescore", "3").check()
     refused = invoke(*arguments, "--store", tmp_path / "c", "--stride", "20")
     assert (refused.status, "--stride is of --long-docs windows" in refused.err) == (2, True)

@@ -263,3 +263,62 @@ def test_an_unknown_codec_changes_nothing(folder: Path) -> None:
     with pytest.raises(UsageError, match="codec 'int4': expected one of float16"):
         upkeep.compact(folder, "int4")
     assert Store.open(folder).manifest == before
+
+
+def test_damage_to_both_is_named_all_the_same(folder: Path, tiny_encoder: Encoder) -> None:
+    before = ids_of(folder)
+    stores.segment_files(folder)[0].unlink()
+    path = max((folder / "bm25").glob("*.store"), key=lambda p: p.stat().st_size)
+    flip(path, 10)
+    done = upkeep.repair(folder)
+    assert set(done.lost) == before
+    assert "the BM25 index cannot be opened" in done.damages["bm25"]
+    shutil.rmtree(folder / "bm25")
+    ingested(folder, tiny_encoder, list(documents(COUNT)))
+    assert ids_of(folder) == before
+
+
+def test_nothing_is_deleted_where_the_bm25_index_is_damaged(folder: Path) -> None:
+    before = Store.open(folder).manifest
+    path = max((folder / "bm25").glob("*.store"), key=lambda p: p.stat().st_size)
+    flip(path, 10)
+    with pytest.raises(StoreCorruptError, match="the BM25 index cannot be opened"):
+        upkeep.delete(folder, Store.open(folder).index.ids()[:2])
+    assert Store.open(folder).manifest == before
+
+
+def test_what_is_cut_from_is_kept_aside(folder: Path) -> None:
+    path = stores.segment_files(folder)[0]
+    flip(path, Store.open(folder).manifest.segments[0].values_offset)
+    damaged = path.read_bytes()
+    upkeep.repair(folder)
+    assert not path.exists()
+    assert (folder / upkeep.DAMAGED / path.name).read_bytes() == damaged
+
+
+@pytest.mark.parametrize("codec", ["residual2", "int8"])
+def test_a_codebook_that_is_damaged(folder: Path, tmp_path: Path, tiny_encoder: Encoder, codec: str) -> None:
+    store = tmp_path / "coded"
+    sketches = "residual1" if codec == "int8" else ""
+    ingested(store, tiny_encoder, list(documents(COUNT)))
+    upkeep.compact(store, codec, sketches)
+    (path,) = (store / layout.SEGMENTS).glob("*.codebook.h5")
+    stores.edit(path, lambda data: data.__delitem__(-1))
+    if codec == "residual2":
+        with pytest.raises(StoreCorruptError, match="Without this codebook no vector can be read"):
+            upkeep.repair(store)
+        return
+    done = upkeep.repair(store)
+    assert "store compact --sketches` makes sketches again" in done.damages[path.name]
+    assert (Store.open(store).manifest.sketches, len(ids_of(store))) == ("", COUNT)
+    upkeep.compact(store, sketches="residual1")
+    assert len(ids_of(store)) == COUNT
+
+
+def test_a_store_recoded_goes_on_with_the_same_ingest(folder: Path, tiny_encoder: Encoder) -> None:
+    upkeep.compact(folder, "int8", "binary")
+    ingested(folder, tiny_encoder, list(documents(COUNT + 5)), codec=None)
+    manifest = Store.open(folder).manifest
+    assert (manifest.codec, manifest.sketches, len(ids_of(folder))) == ("int8", "binary", COUNT + 5)
+    with pytest.raises(StoreMismatchError, match="holds int8 vectors, float16 was asked for"):
+        ingested(folder, tiny_encoder, list(documents(COUNT)), codec="float16")

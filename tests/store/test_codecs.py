@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import NonFiniteError, UsageError
 from colbert_rerank.maxsim import packed, reference
 from colbert_rerank.store import Store, codebook, codecs, layout, writing
 from colbert_rerank.store.codecs import Codec
@@ -228,11 +228,11 @@ def test_rows_that_are_stored_are_put_into_another_unit_as_they_are(tmp_path: Pa
 
 @pytest.mark.parametrize("name", [n for n in CODECS if n != "float32"])
 def test_a_store_is_compacted_to_another_codec(tmp_path: Path, name: str) -> None:
-    model = make(tmp_path, "float32")
+    model, sketches = make(tmp_path, "float32"), "" if name == "residual1" else "residual1"
     with writing(tmp_path, Store.open(tmp_path).manifest) as writer:
-        writer.compact(name, "residual1")
+        writer.compact(name, sketches)
     store = Store.open(tmp_path, verify="open")
-    assert (store.manifest.codec, store.manifest.sketches) == (name, "residual1")
+    assert (store.manifest.codec, store.manifest.sketches) == (name, sketches)
     exact = codecs.decode(
         codec := store.codec, codecs.encode(codec, np.concatenate([d.matrix for d in model.values()]))
     )
@@ -251,6 +251,48 @@ def test_what_is_coded_is_not_coded_otherwise(tmp_path: Path) -> None:
     ):
         writer.compact("binary")
     assert Store.open(tmp_path).manifest == before
-    with writing(tmp_path, before) as writer:
-        writer.compact(sketches="binary")
-    assert Store.open(tmp_path).manifest.sketches == "binary"
+
+
+@pytest.mark.parametrize("name", [n for n in CODECS if n not in ("residual1", "binary")])
+def test_sketches_are_made_anew_and_vectors_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    model = make(tmp_path, name)
+    before = Store.open(tmp_path).stored_rows(list(model))
+    for sketches in ("residual1", "", *(("binary", "binary") if name != "residual2" else ())):
+        with writing(tmp_path, Store.open(tmp_path).manifest) as writer:
+            writer.compact(sketches=sketches)
+        store = Store.open(tmp_path, verify="open")
+        assert store.manifest.sketches == sketches
+        for one, other in zip(before, store.stored_rows(list(model)), strict=True):
+            assert np.array_equal(one.rows[layout.VALUES], other.rows[layout.VALUES])
+            assert one.errors.get(layout.MAX_ERRORS) == other.errors.get(layout.MAX_ERRORS)
+
+
+def test_sketches_that_save_nothing_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, "int8")
+    before = Store.open(tmp_path).manifest
+    for sketches in ("int8", "float16", "float32"):
+        with (
+            writing(tmp_path, before) as writer,
+            pytest.raises(UsageError, match="are not smaller than vectors of int8"),
+        ):
+            writer.compact(sketches=sketches)
+    assert Store.open(tmp_path).manifest == before
+
+
+def test_numbers_that_another_codec_cannot_hold_change_nothing(tmp_path: Path) -> None:
+    doc = Doc(np.array([[1e5, 1, 2, 3]], np.float32))
+    with writing(tmp_path, stores.new_manifest(4, "float32")) as writer:
+        stores.commit(writer, {"a": doc})
+        writer.finish()
+        before = writer.manifest
+        with pytest.raises(NonFiniteError, match="what float16 cannot hold"):
+            writer.compact("float16")
+    assert Store.open(tmp_path).manifest == before
+    stores.assert_holds(Store.open(tmp_path), {"a": doc})
+
+
+def test_a_codebook_learnt_of_little_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "residual2")
+    (record,) = caplog.records
+    assert "is learnt of" in record.message
+    assert "store compact --codec residual2" in record.message

@@ -134,7 +134,7 @@ def test_arrays_that_do_not_fit(arrays: Path, tmp_path: Path, name: str, content
 
 
 def test_nothing_is_imported_over_a_store(arrays: Path, store: Store) -> None:
-    with pytest.raises(UsageError, match="there is a store already"):
+    with pytest.raises(UsageError, match="is there already, and not empty"):
         import_arrays(arrays, store.folder, recipe=RECIPE)
     stores.assert_holds(Store.open(store.folder), MODEL)
 
@@ -145,6 +145,7 @@ def test_vectors_that_are_no_numbers(arrays: Path, tmp_path: Path) -> None:
     np.save(arrays / "vectors.npy", vectors)
     with pytest.raises(NonFiniteError, match="its vectors hold NaN"):
         import_arrays(arrays, tmp_path / "again", recipe=RECIPE)
+    assert not [*tmp_path.glob("again*")], "nothing is left of it"
 
 
 def test_vectors_made_elsewhere(tmp_path: Path, tiny: Path, tiny_encoder: Encoder) -> None:

@@ -17,7 +17,7 @@ from tests.store import stores
 from tests.store.stores import Doc
 
 IDS = st.sampled_from([f"d{i}" for i in range(12)] + ["x" * 512, "日本語"])
-DIM = 4
+DIM = 16
 
 
 class Life(RuleBasedStateMachine):
@@ -35,7 +35,7 @@ class Life(RuleBasedStateMachine):
     @initialize(
         codec=st.sampled_from(["float16", "float32"]),
         sketches=st.sampled_from(["", "int8", "residual1"]),
-        unit_bytes=st.sampled_from([1, 60, 150, layout.UNIT_BYTES]),
+        unit_bytes=st.sampled_from([1, 240, 600, layout.UNIT_BYTES]),
     )
     def make(self, codec: str, sketches: str, unit_bytes: int) -> None:
         self.codec, self.sketches = codec, sketches
