@@ -83,33 +83,6 @@ def store(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note, source("store", data)])
 
 
-def codecs(data: dict[str, Any]) -> str:
-    names = list(dict.fromkeys(row["collection"] for row in data["rows"]))
-    ways: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for row in data["rows"]:
-        key = (row["codec"], row["sketches"], row["rescore"], row["pool_factor"])
-        ways.setdefault(key, {})[row["collection"]] = row
-    lines = [
-        f"What is stored, beside {data['exact']}, with the starter over the first stage's top 100: bytes a token "
-        "vector, the change of nDCG@10, and in brackets the share of queries whose ten best are the same documents:",
-        "",
-        f"| stored as | bytes | {' | '.join(NAMES[name] for name in names)} |",
-        f"|---|---|{'---|' * len(names)}",
-    ]
-    for (codec, sketches, rescore, factor), found in ways.items():
-        label = f"`{codec}`"
-        label += f", the best {rescore} by `{sketches}` sketches" if sketches else ""
-        label += f", `--pool-factor {factor}`" if factor > 1 else ""
-        size = next(iter(found.values()))["row_bytes"]
-        shown = f"{size} / {factor}" if factor > 1 else str(size)
-        cells = [f"{found[name]['change']:+.4f} ({found[name]['same_ten']:.0%})" for name in names]
-        lines.append(f"| {label} | {shown} | {' | '.join(cells)} |")
-    exact = ", ".join(
-        f"{NAMES[row['collection']]} {f4(row['nDCG@10'])}" for row in data["rows"] if row["codec"] == data["exact"]
-    )
-    return "\n".join([*lines, "", f"nDCG@10 with {data['exact']}: {exact}.", source("codecs", data)])
-
-
 def query_encoding(data: dict[str, Any]) -> str:
     ms = {(row["backend"], part): row[part]["median_ms"] for row in data["rows"] for part in ("encode", "together")}
     gain = {part: ms["torch", part] / ms["onnx", part] for part in ("encode", "together")}
@@ -163,7 +136,7 @@ def source(name: str, data: dict[str, Any], up: str = "") -> str:
     return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
 
 
-PAGES = {README: (quality, speed, store, codecs, query_encoding), CHECKPOINTS: (parity,)}
+PAGES = {README: (quality, speed, store, query_encoding), CHECKPOINTS: (parity,)}
 
 
 def rendered(page: Path) -> str:
