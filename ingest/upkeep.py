@@ -23,6 +23,7 @@ from colbert_rerank.store.segment import Segment, blocks, map_segments, read_ind
 from colbert_rerank.store.writer import StoreWriter, rewriting
 from colbert_rerank.types import BM25
 
+SKETCH_AGAIN = "`store compact --sketches` makes sketches again"
 DAMAGED = "damaged"  # the folder for files that a repair has cut from
 
 
@@ -115,6 +116,8 @@ def repair(folder: Path) -> Repair:
             try:
                 (one,) = map_segments(folder, [entry], row_shapes(writer.manifest))[1]
                 lost = _damaged_documents(one)
+                if layout.SKETCHES in one.rows and [*one.damaged(layout.SKETCHES)]:
+                    report.damages[layout.SKETCHES] = f"of {entry.file}, and dropped. {SKETCH_AGAIN}"
                 readable[number] = one
                 if lost.any():
                     gone[number] = lost
@@ -122,6 +125,8 @@ def repair(folder: Path) -> Repair:
             except StoreCorruptError as error:
                 gone[number] = np.ones(entry.documents, dtype=bool)
                 report.damages[entry.file] = _reason(error)
+        if layout.SKETCHES in report.damages and writer.manifest.sketches:
+            writer.drop_sketches()
         if gone:
             live = _live(folder, writer.manifest, readable)
             report.unnamed = sum(mask.size for number, mask in gone.items() if number not in live)
@@ -198,7 +203,7 @@ def _check_codebooks(writer: StoreWriter, report: Repair) -> None:
                     f"{writer.folder / layout.SEGMENTS / book.file}: {_reason(error)}. Without this codebook no vector "
                     "can be read. Restore the store from a copy, or ingest again into a new folder"
                 ) from None
-            report.damages[book.file] = f"{_reason(error)}; `store compact --sketches` makes sketches again"
+            report.damages[book.file] = f"{_reason(error)}. The sketches are dropped. {SKETCH_AGAIN}"
             writer.drop_sketches()
 
 
@@ -233,17 +238,16 @@ def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> 
 
 
 def _damaged_documents(one: Segment) -> npt.NDArray[np.bool_]:
-    """Which documents [n] have a row in a block that is not as it was written. Raises StoreCorruptError."""
+    """Which documents [n] have vectors in a block that is not as it was written. Raises StoreCorruptError."""
     counts = one.columns[layout.ROW_COUNTS].astype(np.int64)
     ends = np.cumsum(counts)
-    lost = np.zeros(counts.size, dtype=bool)
-    for name, rows in one.rows.items():
-        bad = np.zeros(blocks(rows) + 1, dtype=bool)
-        bad[list(one.damaged(name))] = True
-        until = np.concatenate([[0], np.cumsum(bad)])  # how many bad blocks come before each
-        size = rows.shape[1] * rows.dtype.itemsize
-        first, last = (ends - counts) * size // layout.BLOCK, (ends * size - 1) // layout.BLOCK
-        lost |= (counts > 0) & (until[last + 1] > until[first])
+    rows = one.rows[layout.VALUES]
+    bad = np.zeros(blocks(rows) + 1, dtype=bool)
+    bad[list(one.damaged(layout.VALUES))] = True
+    until = np.concatenate([[0], np.cumsum(bad)])  # how many bad blocks come before each
+    size = rows.shape[1] * rows.dtype.itemsize
+    first, last = (ends - counts) * size // layout.BLOCK, (ends * size - 1) // layout.BLOCK
+    lost: npt.NDArray[np.bool_] = (counts > 0) & (until[last + 1] > until[first])
     return lost
 
 

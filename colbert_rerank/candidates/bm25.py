@@ -72,6 +72,7 @@ class Bm25Index:
         Raises StoreMismatchError (another store's), StoreCorruptError, StoreWriteError, StoreReadError.
         """
         folder = store_folder / layout.BM25
+        files.make_folder(store_folder)
         files.make_inside(folder)
         with files.write_errors(folder):  # tantivy calls a lock that it may not take an index that it cannot open
             (folder / LOCK).open("ab").close()

@@ -11,7 +11,7 @@ from colbert_rerank.cli import LazyGroup
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
 from colbert_rerank.cli.output import hint, output_options, say
-from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.errors import StoreCorruptError, UsageError
 
 # What changes a store is of the write path, which is not imported from here.
 STORE_COMMANDS = {
@@ -148,6 +148,9 @@ def export(folder: Path, output: str, format: str, ids: str | None, field: str) 
         elif format == "pylate":
             count = exchange.export_pylate(opened, Path(output), wanted)
         else:
+            if output != "-" and Path(output).exists():
+                raise UsageError(f"{output} is there already; give a new file")
+            exchange.known_ids(opened, wanted)  # before the file is made
             count = 0
             with click.open_file(output, "w", encoding="utf-8") as file:
                 for body in exchange.export_bulk(opened, field, wanted):

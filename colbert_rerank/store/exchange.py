@@ -107,7 +107,9 @@ def export_pylate(store: Store, path: Path, doc_ids: Sequence[str] | None = None
     if path.exists():
         raise UsageError(f"{path} is there already; give a new file")
     embeddings = [torch.from_numpy(matrix.copy()) for matrix in matrices(store, ids)]
-    torch.save({"documents_ids": ids, "documents_embeddings": embeddings}, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        torch.save({"documents_ids": ids, "documents_embeddings": embeddings}, file)
     return len(ids)
 
 
@@ -171,7 +173,7 @@ def manifest_of(made_with: dict[str, Any], store_id: str, codec: str) -> Manifes
     """The manifest of a new store of exported vectors. Raises InputError."""
     try:
         origin = made_with["origin"]
-        return Manifest(
+        made = Manifest(
             store_id=store_id,
             dim=int(made_with["dim"]),
             codec=codec,
@@ -180,5 +182,8 @@ def manifest_of(made_with: dict[str, Any], store_id: str, codec: str) -> Manifes
             provenance=dict(made_with["provenance"]),
             origin=Origin(*origin) if origin else None,
         )
+        if not made.recipe.fields or not made.query_identity:
+            raise ValueError("it names no fields, or no model")
+        return made
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"does not say what the vectors were made with: {error}", where=MADE_WITH) from None

@@ -35,6 +35,8 @@ def facts(store: Store) -> dict[str, Any]:
         "last ingest": "complete" if manifest.complete else "interrupted, under way, or with documents left out",
         "index": f"{manifest.origin.kind} {manifest.origin.name} {manifest.origin.uuid}" if manifest.origin else "none",
         "fields": ", ".join(manifest.recipe.fields),
+        "long documents": f"windows, stride {manifest.recipe.stride}" if manifest.recipe.stride else "truncated",
+        "pool factor": manifest.recipe.pool_factor,
         "model": manifest.provenance.get("model", ""),
         "choices": manifest.provenance.get("choices", {}),
         "made on": " ".join(str(manifest.provenance.get(key, "")) for key in ("device", "compute_dtype")).strip(),

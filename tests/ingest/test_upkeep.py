@@ -322,3 +322,16 @@ def test_a_store_recoded_goes_on_with_the_same_ingest(folder: Path, tiny_encoder
     assert (manifest.codec, manifest.sketches, len(ids_of(folder))) == ("int8", "binary", COUNT + 5)
     with pytest.raises(StoreMismatchError, match="holds int8 vectors, float16 was asked for"):
         ingested(folder, tiny_encoder, list(documents(COUNT)), codec="float16")
+
+
+def test_damaged_sketches_cost_no_document(folder: Path) -> None:
+    before = ids_of(folder)
+    upkeep.compact(folder, sketches="binary")
+    entry = Store.open(folder).manifest.segments[0]
+    flip(stores.segment_files(folder)[0], entry.sketches_offset + 5)
+    done = upkeep.repair(folder)
+    assert (list(done.damages), done.lost) == ([layout.SKETCHES], [])
+    assert Store.open(folder).manifest.sketches == ""
+    assert ids_of(folder) == before
+    upkeep.compact(folder, sketches="binary")
+    assert Store.open(folder, verify="open").manifest.sketches == "binary"

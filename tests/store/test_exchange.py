@@ -22,6 +22,13 @@ from tests.store import stores
 UNITS = [stores.random_docs([f"a{i}" for i in range(20)], 1), stores.random_docs(["a3", "b 日本", 'c"\n'], 2)]
 MODEL = UNITS[0] | UNITS[1]
 RECIPE = Recipe(("text",))
+MADE = {
+    "dim": 8,
+    "origin": None,
+    "provenance": {},
+    "query_identity": {"dim": 8},
+    "document_identity": {"fields": ["text"], "separator": " "},
+}
 
 
 @pytest.fixture
@@ -125,6 +132,8 @@ def broken(arrays: Path, name: str, content: object) -> Path:
         ("seq_nos.npy", np.zeros(3), "has not one entry for each of the 22 ids"),
         ("store.json", {"dim": 8}, "does not say what the vectors were made with"),
         ("store.json", [], "does not say what the vectors were made with"),
+        ("store.json", MADE | {"document_identity": {}}, "does not say what the vectors were made with"),
+        ("store.json", MADE | {"query_identity": {}}, "it names no fields, or no model"),
     ],
 )
 def test_arrays_that_do_not_fit(arrays: Path, tmp_path: Path, name: str, content: object, message: str) -> None:
