@@ -550,7 +550,7 @@ def test_an_interrupted_commit_is_refused_until_the_next_ingest_mends_it(tmp_pat
     died = subprocess.run([sys.executable, "-c", DIE, str(tmp_path), moment], cwd=ROOT, check=False)
     assert died.returncode == 9
     for content in (19, 20):
-        with pytest.raises(StoreMismatchError, match=r"behind the store \(content 19, unfinished, .*Run the same `ing"):
+        with pytest.raises(StoreMismatchError, match=r"behind the store \(content 19, unfinished, .*Run the same comm"):
             Bm25Index.open_for(tmp_path, empty_manifest(content=content))
     again = Bm25Index.create_or_open(tmp_path, MANIFEST)
     assert again.content == 19
