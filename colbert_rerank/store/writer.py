@@ -157,7 +157,8 @@ class StoreWriter:
                 f"{self.folder}: its vectors are coded as {before.codec}, and to code them as {after.codec} would lose "
                 "twice. Ingest into a new folder with --codec"
             )
-        check_sketches(after.codec, after.sketches, after.dim)
+        if anew:
+            check_sketches(after.codec, after.sketches, after.dim)
         opened = self._open(before.segments)
         now, _ = self._codecs(before)
         width = row_bytes((after.codec, after.sketches), after.dim)
