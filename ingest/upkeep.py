@@ -17,7 +17,7 @@ from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.store import codebook, files, ids, layout
 from colbert_rerank.store.ids import IdIndex
-from colbert_rerank.store.manifest import Manifest, SegmentEntry
+from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
 from colbert_rerank.store.writer import StoreWriter, rewriting
@@ -161,25 +161,25 @@ def embedded_index(writer: StoreWriter) -> Bm25Index:
 
 def follow(writer: StoreWriter, index: Bm25Index) -> None:
     """Let the BM25 index beside a store forget the documents that tombstones have buried since it was written."""
-    pending = [entry for entry in writer.manifest.segments if not entry.posted]
-    if not pending:
+    if all(entry.posted for entry in writer.manifest.segments):
         return
     opened = writer.opened()
+    pending = {n: one for n, one in enumerate(opened) if not one.entry.posted and layout.DELETED in one.columns}
+    if not pending:
+        return
     newest = ids.build([one.columns for one in opened], tombstones=True)
-    names = IdIndex(newest).ids()
-    buried = []
-    for place, (number, ordinal) in enumerate(
-        zip(newest[layout.SEGMENT_NUMBERS].tolist(), newest[layout.ORDINALS].tolist(), strict=True)
-    ):
-        deleted = opened[number].columns.get(layout.DELETED)
-        if deleted is not None and deleted[ordinal] and not opened[number].entry.posted:
-            buried.append(names[place])
+    places = zip(newest[layout.SEGMENT_NUMBERS].tolist(), newest[layout.ORDINALS].tolist(), strict=True)
+    buried = [
+        doc_id
+        for doc_id, (number, ordinal) in zip(IdIndex(newest).ids(), places, strict=True)
+        if number in pending and pending[number].columns[layout.DELETED][ordinal]
+    ]
     if not buried:
         return
     index.delete(buried, writer.manifest.content)
-    for entry in pending:
-        if not entry.rows and _only_tombstones(opened, entry):
-            writer.mark_posted(entry.file)
+    for one in pending.values():
+        if one.columns[layout.DELETED].all():
+            writer.mark_posted(one.entry.file)
 
 
 def _embedded_index(writer: StoreWriter) -> Bm25Index | None:
@@ -209,12 +209,6 @@ def _check_codebooks(writer: StoreWriter, report: Repair) -> None:
 
 def _embedded(manifest: Manifest) -> bool:
     return manifest.origin is not None and manifest.origin.kind == BM25
-
-
-def _only_tombstones(opened: Iterable[Segment], entry: SegmentEntry) -> bool:
-    (one,) = (segment for segment in opened if segment.entry.file == entry.file)
-    deleted = one.columns.get(layout.DELETED)
-    return deleted is not None and bool(deleted.all())
 
 
 def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> dict[int, list[tuple[str, int]]]:

@@ -48,7 +48,7 @@ class InterruptError(Exception):
 
 
 class LazyGroup(click.Group):
-    """Its commands are those of the table ``commands``."""
+    """Its commands are those of the table ``commands_by_name``."""
 
     commands_by_name = COMMANDS
 

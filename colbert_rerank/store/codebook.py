@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.store import columns as hdf5
-from colbert_rerank.store import files, layout
+from colbert_rerank.store import layout
 from colbert_rerank.store.codecs import Codebook, Codec, Matrix, Residual, nearest_centroids, plain
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.manifest import CodebookEntry
-from colbert_rerank.store.region import Part, Region
+from colbert_rerank.store.segment import mapped, seal
 from colbert_rerank.types import RESIDUALS
 
 COLUMNS = {layout.CENTROIDS: "<f4", layout.CUTOFFS: "<f4", layout.WEIGHTS: "<f4", layout.UNIT_LENGTH: "|u1"}
@@ -107,15 +107,14 @@ def write(folder: Path, file: str, name: str, book: Codebook) -> CodebookEntry:
         layout.WEIGHTS: book.weights,
         layout.UNIT_LENGTH: np.array([book.unit_length], dtype=np.uint8),
     }
-    placed: list[hdf5.Placement] = []
-    files.write_whole(path, lambda p: placed.append(hdf5.write(p, small, ())))
-    return CodebookEntry(name, file, path.stat().st_size, placed[0].columns)
+    placed = seal(path, small)
+    return CodebookEntry(name, file, path.stat().st_size, placed.columns)
 
 
 def read(folder: Path, entry: CodebookEntry, dim: int) -> Residual:
     """Raises StoreCorruptError."""
     path = folder / layout.SEGMENTS / entry.file
-    found = hdf5.read(path, Region([Part(path, entry.bytes, 0, 0)], 1, "uint8").file(0), COLUMNS, entry.columns)
+    found = hdf5.read(path, mapped(path, entry.bytes), COLUMNS, entry.columns)
     buckets = 1 << RESIDUALS[entry.codec]
     centroids: npt.NDArray[np.float32] = found[layout.CENTROIDS]
     sound = centroids.ndim == 2 and centroids.shape[1] == dim and 0 < len(centroids) <= MOST

@@ -159,7 +159,7 @@ class Residual:
 
     @property
     def width(self) -> int:
-        return _CENTROID + _packed_size(self.dim, self.bits)
+        return row_of(self.name, self.dim)[0]
 
     def encode(self, vectors: Matrix) -> Array:
         nearest = nearest_centroids(vectors, self.book.centroids)

@@ -144,17 +144,28 @@ def _offset(entry: SegmentEntry, name: str) -> int:
 def write(folder: Path, file: str, small: Mapping[str, Array], rows: Sequence[Rows]) -> SegmentEntry:
     """Seal a segment file and return its entry, not posted. Raises StoreWriteError."""
     path = folder / layout.SEGMENTS / file
-    placed: list[hdf5.Placement] = []
-    files.write_whole(path, lambda p: placed.append(hdf5.write(p, small, rows)))
+    placed = seal(path, small, rows)
     return SegmentEntry(
         file=file,
         bytes=path.stat().st_size,
         documents=int(small[layout.ROW_COUNTS].size),
         rows=rows[0].shape[0],
-        values_offset=placed[0].offsets[layout.VALUES],
-        sketches_offset=placed[0].offsets.get(layout.SKETCHES, 0),
-        columns=placed[0].columns,
+        values_offset=placed.offsets[layout.VALUES],
+        sketches_offset=placed.offsets.get(layout.SKETCHES, 0),
+        columns=placed.columns,
     )
+
+
+def seal(path: Path, small: Mapping[str, Array], rows: Sequence[Rows] = ()) -> hdf5.Placement:
+    """Write a file of columns, and of large datasets, whole. Raises StoreWriteError."""
+    placed: list[hdf5.Placement] = []
+    files.write_whole(path, lambda p: placed.append(hdf5.write(p, small, rows)))
+    return placed[0]
+
+
+def mapped(path: Path, size: int) -> Array:
+    """The bytes of a file that has columns only. Raises StoreCorruptError where its size is another."""
+    return Region([Part(path, size, 0, 0)], 1, "uint8").file(0)
 
 
 def index_columns(segments: Sequence[Segment]) -> dict[str, Array]:
@@ -170,16 +181,15 @@ def index_columns(segments: Sequence[Segment]) -> dict[str, Array]:
 
 def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEntry:
     path = folder / layout.SEGMENTS / name
-    placed: list[hdf5.Placement] = []
-    files.write_whole(path, lambda p: placed.append(hdf5.write(p, index, ())))
-    return IndexEntry(name, path.stat().st_size, int(index[layout.ID_HASHES].size), placed[0].columns)
+    placed = seal(path, index)
+    return IndexEntry(name, path.stat().st_size, int(index[layout.ID_HASHES].size), placed.columns)
 
 
 def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
     """The columns of a generation's id index. Raises StoreCorruptError."""
     path = folder / layout.SEGMENTS / entry.file
-    file = Region([Part(path, entry.bytes, 0, 0)], 1, "uint8").file(0)
-    found = hdf5.read(path, file, ids.COLUMNS, entry.columns, dict.fromkeys(CHECKSUMS.values(), "<u8"))
+    optional = dict.fromkeys(CHECKSUMS.values(), "<u8")
+    found = hdf5.read(path, mapped(path, entry.bytes), ids.COLUMNS, entry.columns, optional)
     sizes = dict.fromkeys(ids.COLUMNS, entry.documents)
     sizes[layout.ID_BYTES] = int(found[layout.ID_LENGTHS].sum(dtype=np.int64))
     for name, size in sizes.items():
