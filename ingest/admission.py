@@ -86,7 +86,7 @@ def check_identity(
 def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: bool) -> FirstStage:
     """The index to fill. None is made for an ingest that would be refused, as it would be another than the store's."""
     try:
-        return first_stage(make)
+        return first_stage(make and writer.alone)
     except IndexNotFoundError:
         raise StoreMismatchError(
             f"{writer.folder}: belongs to {binding.named(writer.manifest.origin)}, and the index to fill is not there. "
@@ -143,7 +143,7 @@ def check_index(
     """Refuse an index that may hold other documents under the store's ids; rebind the store to one that may not."""
     manifest, folder = writer.manifest, writer.folder
     wanted = origin or bm25.origin_of(manifest.store_id)
-    held = first_stage.count() if first_stage and not allowed else 0
+    held = first_stage.count() if first_stage and not allowed and writer.alone else 0
     if manifest.origin and binding.same(manifest.origin, wanted):
         writer.extend(binding.joined(manifest.origin, wanted))
         if held and first_stage and first_stage.ours and is_empty(manifest):
@@ -153,6 +153,11 @@ def check_index(
                 "store is gone or of the same documents, pass --allow-other-index"
             )
         return
+    if not writer.alone:
+        raise StoreMismatchError(
+            f"{folder}: another ingest into it is under way, with {binding.named(manifest.origin)}, not "
+            f"{binding.named(wanted)}. Name the same index, or wait for it to end"
+        )
     if not allowed:
         advice = "Ingest into another folder"
         if origin is None and manifest.origin and manifest.origin.kind != BM25:

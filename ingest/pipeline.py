@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import compress, count, islice
 from pathlib import Path
@@ -142,7 +142,7 @@ def ingest(
     """
     check_encoder(encoder, recipe)
     with writing(folder, new_manifest(encoder, recipe, codec, sketches)) as writer:
-        empty = is_empty(writer.manifest)
+        empty = writer.alone and is_empty(writer.manifest)
         if not empty:
             check_identity(writer, encoder, recipe, codec, sketches)
             writer.remember(model=identity.model_name(encoder), choices=identity.choices_made(encoder))
@@ -156,15 +156,19 @@ def ingest(
             follow(writer, bm25)
             stage = Bm25FirstStage(bm25)
         writer.begin()
+        before = writer.store()
+        unposted = [segment.entry.file for segment in before.segments if not segment.entry.posted]
+        report.owed = int(_live_in(before, unposted).sum())
         guarded = stage is not None and not stage.ours and not allow_other_index
-        _encode_all(validated(documents, recipe, report.input), writer, encoder, stage, guarded, report, progress)
+        found = validated(documents, recipe, report.input)
+        _encode_all(found, before, writer, encoder, stage, guarded, report, progress)
         if stage:
             with report.timed("post"):
                 stage.finish()
                 if report.owed:
-                    report.owed = _owed(Store(writer.folder, writer.manifest), stage)
+                    report.owed = _owed(writer.store(), unposted, stage)
         if not report.refused and not report.owed:
-            writer.mark_posted()
+            writer.mark_posted(*unposted)
         with report.timed("write"):
             writer.finish(complete=not report.owed)
         if report.refused:
@@ -172,15 +176,15 @@ def ingest(
         return writer.manifest
 
 
-def _unposted(store: Store) -> npt.NDArray[np.bool_]:
-    """Which live documents are in segments that are not known to be in the first stage's index."""
-    numbers = [number for number, segment in enumerate(store.segments) if not segment.entry.posted]
+def _live_in(store: Store, names: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Which live documents are in the segments of these names."""
+    numbers = [number for number, segment in enumerate(store.segments) if segment.entry.file in names]
     return np.isin(store.index.columns[layout.SEGMENT_NUMBERS], numbers)
 
 
-def _owed(store: Store, first_stage: FirstStage) -> int:
-    """How many of those documents the index does not hold as they were ingested, by asking it for them."""
-    ids = list(compress(store.index.ids(), _unposted(store)))
+def _owed(store: Store, unposted: Collection[str], first_stage: FirstStage) -> int:
+    """How many documents of these segments the index does not hold as they were ingested, by asking it for them."""
+    ids = list(compress(store.index.ids(), _live_in(store, unposted)))
     recipe = store.manifest.recipe
     held = {
         d.doc_id: (content_hash(recipe.content(d.fields)), fields_hash(d.doc_id, d.fields))
@@ -193,6 +197,7 @@ def _owed(store: Store, first_stage: FirstStage) -> int:
 
 def _encode_all(
     documents: Iterator[tuple[Document, str]],
+    before: Store,
     writer: StoreWriter,
     encoder: Encoder,
     first_stage: FirstStage | None,
@@ -200,12 +205,13 @@ def _encode_all(
     report: IngestReport,
     progress: Callable[[IngestReport], None],
 ) -> None:
-    """Encode unit after unit here; seal and post each in the background, one at a time."""
+    """Encode unit after unit here; seal and post each in the background, one at a time.
+
+    ``before`` is the store as it was.
+    """
     row_bytes = writer.manifest.dim * np.dtype(writer.manifest.vector_dtype).itemsize
     tokens_of = PAGE_TOKENS if writer.manifest.recipe.pages else UNIT_TOKENS
     limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
-    before = Store(writer.folder, writer.manifest)
-    report.owed = int(_unposted(before).sum())
     hashed = first_stage is not None
     foreign = ForeignIndex(first_stage, before) if first_stage and guarded else None
     sealing: Future[None] | None = None
@@ -225,7 +231,7 @@ def _encode_all(
                             progress(report)
                     unit, postings = _unit(writer, before, work, matrices)
                     _wait(sealing)
-                    sealing = background.submit(_seal, unit, postings, writer, first_stage, report)
+                    sealing = background.submit(_seal, unit, postings, work.again, before, writer, first_stage, report)
                     work, matrices = None, {}
             except InputError:
                 _wait(sealing)  # that what came before could not be stored is the graver error
@@ -238,7 +244,7 @@ def _encode_all(
             if work:
                 _log.warning("storing what is encoded so far; an interrupt now gives that up")
                 unit, postings = _unit(writer, before, work, matrices)
-                last = background.submit(_seal, unit, postings, writer, first_stage, report)
+                last = background.submit(_seal, unit, postings, work.again, before, writer, first_stage, report)
             for future in (sealing, last):
                 if future and isinstance(error := future.exception(), StoreWriteError):
                     raise error from None
@@ -254,7 +260,7 @@ def _unit(
     writer: StoreWriter, before: Store, work: _Work, matrices: Mapping[int, npt.NDArray[np.floating]]
 ) -> tuple[Unit, list[Posting]]:
     """The documents of ``work`` that have their vectors: in ``matrices``, by number of those encoded, or stored."""
-    unit, postings = writer.unit(), list(work.again)
+    unit, postings = writer.unit(), []
     kept = iter(before.stored_rows([r.document.doc_id for r in work.new if r.rows >= 0]))
     numbers = count()
     for document, text, digest, fields_digest, rows in work.new:
@@ -274,28 +280,45 @@ def _unit(
 
 
 def _seal(
-    unit: Unit, postings: Sequence[Posting], writer: StoreWriter, first_stage: FirstStage | None, report: IngestReport
+    unit: Unit,
+    postings: Sequence[Posting],
+    again: Sequence[Posting],
+    before: Store,
+    writer: StoreWriter,
+    first_stage: FirstStage | None,
+    report: IngestReport,
 ) -> None:
-    """Vectors first: what the first stage can return has a matrix."""
-    name = None
-    if len(unit):
-        with report.timed("write"):
-            name = writer.commit(unit, posted=first_stage is None)
-        report.committed += len(unit)
-    if first_stage is None:
-        return
-    report.to_post += len(unit)
-    with report.timed("post"):
-        try:
-            first_stage.post(postings, writer.manifest.content)
-        except BulkError as error:
-            report.refused.extend(error.failures)
-            check_failures(report.refused)
-            report.posted += len(postings) - len(error.failures)
+    """Vectors first: what the first stage can return has a matrix. Both in one order, of all who write to the store."""
+    with ExitStack() as order:
+        names = []
+        if len(unit):
+            with report.timed("write"):
+                names = [order.enter_context(writer.committing(unit, posted=first_stage is None))]
+            report.committed += len(unit)
+        else:
+            order.enter_context(writer.changing())
+        if first_stage is None:
             return
-    report.posted += len(postings)
-    if name:
-        writer.mark_posted(name)
+        report.to_post += len(unit)
+        owed = _still_owed(again, writer.store(), before) if again and writer.overtaken else again
+        with report.timed("post"):
+            try:
+                first_stage.post([*owed, *postings], writer.manifest.content)
+            except BulkError as error:
+                report.refused.extend(error.failures)
+                check_failures(report.refused)
+                names = []
+                report.posted -= len(error.failures)
+        report.posted += len(again) + len(postings)
+        writer.mark_posted(*names)
+
+
+def _still_owed(again: Sequence[Posting], now: Store, before: Store) -> list[Posting]:
+    """Without those that another process has replaced or deleted since."""
+    at = now.lookup([posting.doc_id for posting in again])
+    names = [segment.entry.file for segment in now.segments]
+    files = before.manifest.files
+    return [p for p, found, n in zip(again, at.found, at.segments, strict=True) if found and names[n] in files]
 
 
 def _works(

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import codebook, files, ids, layout
+from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
+from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
-from colbert_rerank.store.writer import StoreWriter, rewriting
 from colbert_rerank.types import BM25
 
 SKETCH_AGAIN = "`store compact --sketches` makes sketches again"
@@ -63,7 +63,7 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
     Raises StoreNotFoundError, StoreWriteError, UsageError for what cannot be an id.
     """
     report = Deletion()
-    with rewriting(folder) as writer:
+    with writing(folder, manifests.load(folder)) as writer, writer.changing():
         index = _embedded_index(writer)  # what is wrong with it is told before anything is deleted
         unit = writer.unit()
         known = IdIndex(ids.build([one.columns for one in writer.opened()]))
@@ -78,7 +78,7 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
             writer.commit(unit, posted=not _embedded(writer.manifest))
         if index:
             follow(writer, index)
-        writer.finish(complete=writer.manifest.complete)
+        writer.finish()
     return report
 
 
@@ -146,21 +146,27 @@ def repair(folder: Path) -> Repair:
             writer.salvage(kept, buried, posted=not _embedded(writer.manifest), complete=complete)
         if index:
             follow(writer, index)
-        writer.finish(complete=writer.manifest.complete)
+        writer.finish()
     return report
 
 
 def embedded_index(writer: StoreWriter) -> Bm25Index:
     """The BM25 index beside the store. Where it was lost, or is an older copy, nothing stored counts as posted."""
-    index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
-    behind = manifest.segments and index.content != manifest.content
-    if behind and (not index.content or all(s.posted for s in manifest.segments)):
-        writer.rebind(index.origin)
+    with writer.changing():
+        index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
+        behind = manifest.segments and index.content != manifest.content
+        if behind and (not index.content or all(s.posted for s in manifest.segments)):
+            writer.rebind(index.origin)
     return index
 
 
 def follow(writer: StoreWriter, index: Bm25Index) -> None:
     """Let the BM25 index beside a store forget the documents that tombstones have buried since it was written."""
+    with writer.changing():
+        _follow(writer, index)
+
+
+def _follow(writer: StoreWriter, index: Bm25Index) -> None:
     if all(entry.posted for entry in writer.manifest.segments):
         return
     opened = writer.opened()

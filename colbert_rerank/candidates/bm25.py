@@ -48,9 +48,12 @@ class Bm25Index:
 
     def __init__(self, folder: Path, index: tantivy.Index, state: _State) -> None:
         self.folder = folder
+        self._analyzer = _analyzer()
+        self._open(index, state)
+
+    def _open(self, index: tantivy.Index, state: _State) -> None:
         self._index = index
         self._state = state
-        self._analyzer = _analyzer()
         index.register_tokenizer("english", self._analyzer)
         index.register_tokenizer("raw_id", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).build())
 
@@ -157,7 +160,14 @@ class Bm25Index:
 
     @contextmanager
     def _writing(self, content: int) -> Iterator[Any]:
-        """A writer of tantivy's, whose work is committed at the end."""
+        """A writer of tantivy's, whose work is committed at the end.
+
+        One process writes at a time: it holds the store's commit lock. Another may have written since this one did.
+        """
+        state = _load(self.folder)
+        if state and state != self._state:
+            with _read_errors(self.folder, "opened"):
+                self._open(tantivy.Index.open(str(self.folder)), state)
         with _write_errors(self.folder):
             writer = self._index.writer(heap_size=HEAP, num_threads=1)
             yield writer

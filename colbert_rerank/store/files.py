@@ -73,7 +73,7 @@ def remove(paths: Iterable[Path]) -> None:
     """Remove files and empty folders, one after the other; stop at a folder that holds something else."""
     with suppress(OSError):
         for path in paths:
-            path.rmdir() if path.is_dir() else path.unlink()
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -85,25 +85,44 @@ def write_errors(path: Path) -> Iterator[None]:
         raise StoreWriteError(f"cannot write {path}: {_reason(error)}. What was committed before is intact") from error
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the system lets go of it when this process dies, however it dies."""
-    with write_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+class Lock:
+    """A lock on a file (flock), which the system lets go of when its holder dies, however it dies.
+
+    Held by one process, or shared by several. Raises StoreWriteError where the file system knows no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = -1
+
+    def take(self, *, shared: bool = False, wait: bool = False) -> bool:
+        """Take the lock, instead of how it is held; whether that was possible, at once or after a ``wait``.
+
+        Where it was not, or the file has been removed meanwhile, the lock is not held any more.
+        """
+        if self._handle < 0:
+            with write_errors(self.path):
+                try:
+                    self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                except FileNotFoundError:  # its folder
+                    return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._handle, how if wait else how | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreWriteError(
-                f"{path.parent}: another process is writing to this store; wait for it to end"
-            ) from None
+            self.release()
+            return False
         except OSError as error:  # some network file systems know no locks
-            raise StoreWriteError(f"cannot lock {path}: {_reason(error)}") from error
-        if not _is_file(path, handle):  # a writer that was refused took its new store back, this file with it
-            raise StoreWriteError(f"{path.parent}: another process was making this store; run the same command again")
-        yield
-    finally:
-        os.close(handle)
+            raise StoreWriteError(f"cannot lock {self.path}: {_reason(error)}") from error
+        if not _is_file(self.path, self._handle):
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
 
 def _is_file(path: Path, handle: int) -> bool:

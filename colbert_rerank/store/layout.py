@@ -7,7 +7,7 @@ A store is a folder:
     segments/*.ids.h5        the id index of a generation: which document lies where; derived, can be made again
     segments/*.codebook.h5   what a residual codec has learnt
     bm25/                    the embedded first stage, where there is one
-    lock                     held by the process that writes
+    lock, commit.lock        held by the processes that write
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ RESTORE = "Restore the store from a copy, or see what `colbert-rerank store repa
 
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
-LOCK = "lock"
+LOCK = "lock"  # shared by all who write, or held by one alone, for as long as they do
+COMMIT_LOCK = "commit.lock"  # held while the manifest is replaced
 BM25 = "bm25"
 
 # Datasets of a segment of n documents and r token vectors, a row each.

@@ -73,9 +73,14 @@ class Manifest:
     codebooks: tuple[CodebookEntry, ...] = ()
     generation: int = 0
     content: int = 0
-    complete: bool = False  # the last ingest came to its end
+    unfinished: int = 0  # ingests that are under way, or did not come to their end
     segments: tuple[SegmentEntry, ...] = ()
     index: IndexEntry | None = None
+
+    @property
+    def complete(self) -> bool:
+        """All ingests came to their end, as far as is known: one that is begun alone forgets of those before it."""
+        return self.unfinished == 0
 
     @property
     def recipe(self) -> Recipe:
@@ -145,6 +150,8 @@ def load(folder: Path) -> Manifest:
     try:
         if found == 1:
             data["codec"] = data["dtype"]
+        if "unfinished" not in data:
+            data["unfinished"] = 0 if data["complete"] is True else 1
         data["codebooks"] = tuple(_entry(CodebookEntry, entry) for entry in data.get("codebooks", ()))
         data["segments"] = tuple(_entry(SegmentEntry, entry) for entry in data["segments"])
         data["index"] = _entry(IndexEntry, data["index"]) if data["index"] else None
@@ -163,7 +170,7 @@ def _entry(kind: type[Entry], data: dict[str, Any]) -> Entry:
 
 def _check_values(manifest: Manifest) -> None:
     """Raises ValueError for what no writer of this format writes, so that reading can rely on it."""
-    numbers = [manifest.dim, manifest.generation, manifest.content]
+    numbers = [manifest.dim, manifest.generation, manifest.content, manifest.unfinished]
     numbers += [entry.bytes for entry in manifest._entries]
     numbers += [n for s in manifest.segments for n in (s.documents, s.rows, s.values_offset, s.sketches_offset)]
     numbers += [manifest.index.documents] if manifest.index else []
@@ -171,7 +178,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError("a number in it is not one, or below zero")
     texts = [manifest.store_id, *manifest.files, *(entry.columns for entry in manifest._entries)]
     objects = [manifest.query_identity, manifest.document_identity, manifest.provenance]
-    flags = [manifest.complete, *(segment.posted for segment in manifest.segments)]
+    flags = [segment.posted for segment in manifest.segments]
     for values, kind in ((texts, str), (objects, dict), (flags, bool)):
         if not all(isinstance(value, kind) for value in values):
             raise ValueError(f"something in it is no {kind.__name__}")

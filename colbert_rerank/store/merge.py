@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.recipe import HASH_BYTES
-from colbert_rerank.store import codebook, layout
+from colbert_rerank.store import codebook, ids, layout
 from colbert_rerank.store.codecs import Codec, decode
 from colbert_rerank.store.coding import Coded, code, datasets, sketch
 from colbert_rerank.store.columns import Array, Rows
@@ -99,6 +99,40 @@ def sample(segments: Sequence[Segment], codec: Codec) -> npt.NDArray[np.float32]
         taken.append(decode(codec, rows[mine]))
         first += len(rows)
     return np.concatenate(taken) if taken else np.empty((0, codec.dim), np.float32)
+
+
+def live_parts(segments: Sequence[Segment], *, oldest: bool = True) -> list[Part]:
+    """Of each segment the live documents, and the tombstones that are needed.
+
+    That is all of them where there are older segments than these, unless these are the ``oldest``; and those that the
+    first stage's index has not followed yet.
+    """
+    live = ids.build([one.columns for one in segments], tombstones=True)
+    parts = []
+    for number, one in enumerate(segments):
+        kept = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number]).astype(np.int64)
+        deleted = one.columns.get(layout.DELETED)
+        if deleted is not None and oldest and one.entry.posted:
+            kept = kept[deleted[kept] == 0]
+        parts.append(Part(one, kept))
+    return parts
+
+
+def neighbours(parts: Sequence[Part], row_bytes: int, *, unposted: bool = True) -> list[list[Part]]:
+    """Neighbours, while what they keep fits one unit, and all of them are posted, or, with ``unposted``, none."""
+    groups: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        nbytes = part.rows * row_bytes
+        posted = part.segment.entry.posted
+        alike = bool(groups) and groups[-1][-1].segment.entry.posted == posted and (posted or unposted)
+        if alike and size + nbytes <= layout.UNIT_BYTES:
+            groups[-1].append(part)
+            size += nbytes
+        else:
+            groups.append([part])
+            size = nbytes
+    return groups
 
 
 def _kept_rows(part: Part, name: str) -> Iterator[Array]:

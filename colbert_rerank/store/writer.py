@@ -1,4 +1,9 @@
-"""Writing a store: units become sealed segments, and a new manifest makes them part of it."""
+"""Writing a store: units become sealed segments, and a new manifest makes them part of it.
+
+Several processes may write at once. Each seals segments of its own; the manifest is read anew, changed and replaced
+under a lock that is held for that moment only. Another lock is shared by all who write, for as long as they do: who
+has it alone may remove and replace files, which is for the first to come, the last to go, and for maintenance.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +18,43 @@ from typing import Any
 
 import numpy as np
 
-from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, UsageError
-from colbert_rerank.store import codebook, files, ids, layout, merge, segment
+from colbert_rerank.errors import StoreCorruptError, StoreWriteError, UsageError
+from colbert_rerank.store import codebook, files, layout, merge, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.codecs import Codec, Residual, check_sketches, row_bytes
 from colbert_rerank.store.columns import Array, Rows
-from colbert_rerank.store.manifest import Manifest, SegmentEntry
-from colbert_rerank.store.merge import Part
+from colbert_rerank.store.manifest import IndexEntry, Manifest, SegmentEntry
+from colbert_rerank.store.merge import Part, live_parts, neighbours
+from colbert_rerank.store.reader import Store
 from colbert_rerank.store.segment import Segment, row_shapes
 from colbert_rerank.store.unit import Unit
-from colbert_rerank.types import FLOATS, Origin
+from colbert_rerank.types import FLOATS, RESIDUALS, Origin
 
 # Files of the segments folder that a writer made; all others are left alone.
 _OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids|\.codebook)?\.h5(\.tmp)?")
-# What a new store's folder may hold: what a writer that was killed at once left, and what file systems put there.
-_HARMLESS = {layout.SEGMENTS, layout.LOCK, layout.BM25, layout.MANIFEST + files.TEMPORARY, "lost+found"}
 MERGE_EVERY = 16  # segments
+OTHERS = "another process is writing to this store; wait for it to end"
 
 _log = logging.getLogger(__name__)
 
 
 class StoreWriter:
-    """The one process that writes to a store. Every commit is durable when its call returns."""
+    """A process that writes to a store. Every commit is durable when its call returns.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    ``alone`` says that no other one does. ``manifest`` is the newest that this one has seen.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, lock: files.Lock, *, alone: bool) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.alone = alone
         self.begun = False
+        self.overtaken = False  # another process has committed since this one began
         self.swept: list[str] = []  # files that were no part of the store
+        self._lock = lock
+        self._commit_lock = files.Lock(folder / layout.COMMIT_LOCK)
+        self._changing = False
+        self._lost_index: IndexEntry | None = None
 
     def unit(self) -> Unit:
         return Unit(self.manifest.dim, self.manifest.vector_dtype)
@@ -51,24 +65,51 @@ class StoreWriter:
         ``posted`` says whether its documents are in the first stage's index already. Raises StoreWriteError, and then
         what was committed before is intact.
         """
-        if self.manifest.segments and len(self.manifest.segments) % MERGE_EVERY == 0:
-            self._merge()  # or a long ingest ends with more files than a process may map
-            self.sweep()
-        codecs, learnt = self._codecs(self.manifest, unit.vectors, unit.rows)
-        rows, columns = unit.coded(codecs)
-        entry = segment.write(self.folder, self._name(), columns, rows)
-        entry, manifest = replace(entry, posted=posted), learnt
-        segments = (*manifest.segments, entry)
-        complete = manifest.complete and unit.only_tombstones
-        self._save(manifest.next(segments=segments, content=manifest.content + 1, index=None, complete=complete))
-        return entry.file
+        with self.committing(unit, posted=posted) as name:
+            return name
+
+    @contextmanager
+    def committing(self, unit: Unit, *, posted: bool) -> Iterator[str]:
+        """As `commit`, and no other process commits before this ends: documents are posted in the order of commits."""
+        entry = self._seal(unit) if self._trained else None
+        with self.changing():
+            if self.manifest.segments and len(self.manifest.segments) % MERGE_EVERY == 0:
+                self._merge()  # or a long ingest ends with more files than a process may map
+            entry = replace(entry or self._seal(unit), posted=posted)
+            segments = (*self.manifest.segments, entry)
+            self._save(self.manifest.next(segments=segments, content=self.manifest.content + 1, index=None))
+            yield entry.file
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Let the manifest be the newest, and no other process change it before this ends."""
+        if self._changing:
+            yield
+            return
+        if not self._commit_lock.take(wait=True):
+            raise StoreWriteError(f"{self.folder}: its files were removed by someone while this process was writing")
+        try:
+            self._changing = True
+            newest = manifests.load(self.folder)
+            self.overtaken = self.overtaken or newest.content != self.manifest.content
+            self.manifest = newest
+            yield
+        finally:
+            self._changing = False
+            self._commit_lock.release()
 
     def opened(self) -> list[Segment]:
         """All segments. Raises StoreCorruptError."""
-        return self._open(self.manifest.segments)
+        with self.changing():
+            return self._open(self.manifest.segments)
+
+    def store(self) -> Store:
+        """What is committed now, for reading. Raises StoreCorruptError."""
+        with self.changing():
+            return Store(self.folder, self.manifest)
 
     def check_index(self) -> None:
-        """Forget an id index that is lost or damaged, so that `finish` writes another."""
+        """Note whether the id index is lost or damaged, so that `finish` writes another."""
         if self.manifest.index is None:
             return
         try:
@@ -78,59 +119,81 @@ class StoreWriter:
                 "%s. Nothing is lost: the next ingest that comes to its end writes the id index again",
                 segment.index_fault(error),
             )
-            self.manifest = replace(self.manifest, index=None)
+            self._lost_index = self.manifest.index
 
     def begin(self) -> None:
-        """Note that an ingest is under way."""
+        """Note that an ingest is under way; from now on others may write, too."""
         self.begun = True
-        if self.manifest.complete:
-            self._save(self.manifest.next(complete=False))
+        with self.changing():
+            index = None if self.manifest.index == self._lost_index else self.manifest.index
+            unfinished = 1 if self.alone else self.manifest.unfinished + 1
+            self._save(self.manifest.next(unfinished=unfinished, index=index))
+        if self.alone:
+            self.alone = False
+            self._lock.take(shared=True, wait=True)
 
-    def mark_posted(self, name: str | None = None) -> None:
-        """Note that the documents of segment ``name``, or of all segments, are in the first stage's index."""
-        posted = tuple(replace(s, posted=s.posted or name in (None, s.file)) for s in self.manifest.segments)
-        if posted != self.manifest.segments:
-            self._save(self.manifest.next(segments=posted))
+    def mark_posted(self, *names: str) -> None:
+        """Note that the documents of these segments are in the first stage's index."""
+        with self.changing():
+            posted = tuple(replace(s, posted=s.posted or s.file in names) for s in self.manifest.segments)
+            if posted != self.manifest.segments:
+                self._save(self.manifest.next(segments=posted))
 
     def renew(self, new: Manifest) -> None:
         """Let a store without documents be what ``new`` says, with another model, recipe, dtype or index."""
-        new = replace(new, generation=self.manifest.generation)
-        if new != self.manifest:
-            self._save(new.next())
+        with self.changing():
+            new = replace(new, generation=self.manifest.generation)
+            if new != self.manifest:
+                self._save(new.next())
 
     def remember(self, **provenance: Any) -> None:
         """Note where something is now."""
-        known = self.manifest.provenance | provenance
-        if known != self.manifest.provenance:
-            self._save(self.manifest.next(provenance=known))
+        with self.changing():
+            known = self.manifest.provenance | provenance
+            if known != self.manifest.provenance:
+                self._save(self.manifest.next(provenance=known))
 
     def extend(self, origin: Origin) -> None:
         """Note that the store belongs to more indices than before."""
-        if origin != self.manifest.origin:
-            self._save(self.manifest.next(origin=origin))
+        with self.changing():
+            if origin != self.manifest.origin:
+                self._save(self.manifest.next(origin=origin))
 
     def rebind(self, origin: Origin, name: str = "") -> None:
         """Make the store belong to another index, called ``name``, in which none of its documents are yet."""
-        unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
-        provenance = self.manifest.provenance | ({"index": name} if name else {})
-        self._save(self.manifest.next(origin=origin, provenance=provenance, segments=unposted, complete=False))
+        with self.changing():
+            unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
+            provenance = self.manifest.provenance | ({"index": name} if name else {})
+            unfinished = max(1, self.manifest.unfinished)
+            self._save(
+                self.manifest.next(origin=origin, provenance=provenance, segments=unposted, unfinished=unfinished)
+            )
 
     def finish(self, *, complete: bool = True) -> None:
-        """End an ingest: merge small segments, write the id index, and drop files that are no longer listed.
+        """End what was begun; the last to do so merges small segments, writes the id index, and drops old files.
 
-        ``complete`` says whether the first stage's index holds all that the store holds.
+        ``complete`` says whether the first stage's index holds all that this process has stored, or has found stored.
         """
-        self._merge()
-        if self.manifest.index is None:
-            opened = self._open(self.manifest.segments)
-            entry = segment.write_index(self.folder, self._name("ids"), segment.index_columns(opened))
-            self._save(self.manifest.next(index=entry, complete=complete))
-        elif self.manifest.complete != complete:
-            self._save(self.manifest.next(complete=complete))
+        if self.begun and complete:
+            with self.changing():
+                self._save(self.manifest.next(unfinished=max(0, self.manifest.unfinished - 1)))
+        self.begun = False
+        if not self.alone:
+            self._lock.release()  # first: of two who end at the same moment, one then has it
+            self.alone = self._lock.take()
+            if not self.alone:
+                return
+        with self.changing():
+            self._merge()
+            if self.manifest.index in (None, self._lost_index):
+                opened = self._open(self.manifest.segments)
+                entry = segment.write_index(self.folder, self._name("ids"), segment.index_columns(opened))
+                self._save(self.manifest.next(index=entry))
         self.sweep()
 
     def sweep(self) -> None:
         """Remove files that no manifest lists: what a killed writer or a merge left behind."""
+        self._check_alone()
         listed = self.manifest.files
         with files.write_errors(self.folder):
             for path in (self.folder / layout.SEGMENTS).iterdir():
@@ -145,6 +208,7 @@ class StoreWriter:
         The store is what it was until all is written, so that the disk must have room for both. Raises UsageError for
         another codec of vectors that are coded already, which would lose twice.
         """
+        self._check_alone()
         before = self.manifest
         after = replace(
             before,
@@ -164,7 +228,7 @@ class StoreWriter:
         width = row_bytes((after.codec, after.sketches), after.dim)
         codecs, after = self._codecs(after, lambda: merge.sample(opened, now[layout.VALUES]), before.rows)
         segments = []
-        for group in _groups(_parts(opened), width):
+        for group in neighbours(live_parts(opened), width):
             if not any(part.kept.size for part in group):
                 continue
             if not anew and len(group) == 1 and group[0].whole:
@@ -173,8 +237,9 @@ class StoreWriter:
                 rows, columns = merge.recode(group, now[layout.VALUES], codecs) if anew else merge.join(group, codecs)
                 segments.append(self._sealed(rows, columns, group))
         if anew or tuple(segments) != before.segments:
-            self._save(after.next(segments=tuple(segments), index=None))
-        self.finish(complete=before.complete)
+            with self.changing():
+                self._save(after.next(segments=tuple(segments), index=None))
+        self.finish()
 
     def salvage(self, kept: Mapping[str, Part | None], buried: Iterable[str], *, posted: bool, complete: bool) -> None:
         """Let segments, by file, be what is kept of them, or go.
@@ -182,6 +247,7 @@ class StoreWriter:
         Tombstones are for those that went, or what they had replaced would come back; ``posted`` says whether the first
         stage's index knows of that, and ``complete`` whether nothing is lost.
         """
+        self._check_alone()
         codecs, _ = self._codecs(self.manifest)
         segments = []
         for entry in self.manifest.segments:
@@ -197,18 +263,27 @@ class StoreWriter:
             rows, columns = tombstones.coded(codecs)
             segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
         content = self.manifest.content + bool(len(tombstones))
-        self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, complete=complete))
+        unfinished = self.manifest.unfinished if complete else max(1, self.manifest.unfinished)
+        with self.changing():
+            self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, unfinished=unfinished))
 
     def drop_sketches(self) -> None:
         """Forget the sketches, which are derived; their rows go when their segments are merged."""
-        books = tuple(book for book in self.manifest.codebooks if book.codec == self.manifest.codec)
-        self._save(self.manifest.next(sketches="", codebooks=books))
+        self._check_alone()
+        with self.changing():
+            books = tuple(book for book in self.manifest.codebooks if book.codec == self.manifest.codec)
+            self._save(self.manifest.next(sketches="", codebooks=books))
 
     def _merge(self) -> None:
-        """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live."""
+        """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live.
+
+        While others write, those that are not posted keep their names, by which their writers know them.
+        """
         width = row_bytes((self.manifest.codec, self.manifest.sketches), self.manifest.dim)
-        opened = self._open(self.manifest.segments)
-        groups = _groups([Part(one, np.arange(one.entry.documents)) for one in opened], width)
+        before = self.manifest.segments
+        opened = self._open(before)
+        parts = [Part(one, np.arange(one.entry.documents)) for one in opened]
+        groups = neighbours(parts, width, unposted=self.alone)
         if len(groups) == len(opened):
             return
         codecs, _ = self._codecs(self.manifest)
@@ -218,11 +293,31 @@ class StoreWriter:
                 segments.append(group[0].segment.entry)
             else:
                 # what is not here may be in an older segment, and deleted by a tombstone of these
-                parts = _parts([part.segment for part in group], oldest=number == 0)
+                parts = live_parts([part.segment for part in group], oldest=number == 0)
                 if any(part.kept.size for part in parts):
                     segments.append(self._sealed(*merge.join(parts, codecs), parts))
             number += len(group)
         self._save(self.manifest.next(segments=tuple(segments), index=None))
+        with files.write_errors(self.folder):
+            for entry in before:
+                if entry.file not in self.manifest.files:
+                    files.unlink(self.folder / layout.SEGMENTS / entry.file)
+
+    @property
+    def _trained(self) -> bool:
+        """Whether all codebooks are there that the codecs need."""
+        needed = {self.manifest.codec, self.manifest.sketches} & {*RESIDUALS}
+        return needed <= {book.codec for book in self.manifest.codebooks}
+
+    def _seal(self, unit: Unit) -> SegmentEntry:
+        """A segment of ``unit``, not listed yet; and codebooks, in the manifest to be saved, where there are none."""
+        codecs, self.manifest = self._codecs(self.manifest, unit.vectors, unit.rows)
+        rows, columns = unit.coded(codecs)
+        return segment.write(self.folder, self._name(), columns, rows)
+
+    def _check_alone(self) -> None:
+        if not self.alone:
+            raise StoreWriteError(f"{self.folder}: {OTHERS}")
 
     def _sealed(self, rows: list[Rows], columns: dict[str, Array], parts: Sequence[Part]) -> SegmentEntry:
         entry = segment.write(self.folder, self._name(), columns, rows)
@@ -267,84 +362,3 @@ class StoreWriter:
             self.manifest = manifests.load(self.folder)
             raise
         self.manifest = manifest
-
-
-@contextmanager
-def rewriting(folder: Path) -> Iterator[StoreWriter]:
-    """Hold a store that is there for writing. Raises as `writing` does, and StoreNotFoundError."""
-    with writing(folder, manifests.load(folder)) as writer:
-        yield writer
-
-
-@contextmanager
-def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
-    """Hold the store in ``folder`` for writing; one that is not there yet is made with the manifest ``new``.
-
-    Of a store that was made here nothing is left where the caller is refused before its ingest has begun.
-
-    Raises StoreWriteError where another process writes to it, StoreCorruptError where its manifest is damaged or
-    has gone, UsageError for a folder of other things. Whether an existing store suits is for the caller to say.
-    """
-    if folder.is_dir() and not (folder / layout.MANIFEST).exists():
-        others = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS and not p.name.startswith("."))
-        if others:
-            raise UsageError(
-                f"{folder}: not a store, and not empty (it holds {', '.join(others[:3])}"
-                f"{' ...' if others[3:] else ''}). Give a new folder"
-            )
-    made = [p for p in (folder / layout.SEGMENTS, folder / layout.LOCK, folder, *folder.parents) if not p.exists()]
-    files.make_folder(folder)
-    files.make_inside(folder / layout.SEGMENTS)
-    with files.locked(folder / layout.LOCK):
-        try:
-            writer = StoreWriter(folder, manifests.load(folder))
-        except StoreNotFoundError:
-            if lost := sum(1 for _ in (folder / layout.SEGMENTS).glob("*.h5")):
-                raise StoreCorruptError(
-                    f"{folder}: {layout.MANIFEST} is missing, but {lost} files of a store are there. {layout.RESTORE}"
-                ) from None
-            writer = StoreWriter(folder, new)
-            manifests.save(folder, new)
-            made.insert(0, folder / layout.MANIFEST)
-        writer.sweep()
-        writer.check_index()
-        try:
-            yield writer
-        except BaseException:
-            unused = not (writer.begun or writer.manifest.segments or (folder / layout.BM25).exists())
-            if unused and folder / layout.MANIFEST in made:
-                files.remove(made)
-            raise
-
-
-def _parts(segments: Sequence[Segment], *, oldest: bool = True) -> list[Part]:
-    """Of each segment the live documents, and the tombstones that are needed.
-
-    That is all of them where there are older segments than these, unless these are the ``oldest``; and those that the
-    first stage's index has not followed yet.
-    """
-    live = ids.build([one.columns for one in segments], tombstones=True)
-    parts = []
-    for number, one in enumerate(segments):
-        kept = np.sort(live[layout.ORDINALS][live[layout.SEGMENT_NUMBERS] == number]).astype(np.int64)
-        deleted = one.columns.get(layout.DELETED)
-        if deleted is not None and oldest and one.entry.posted:
-            kept = kept[deleted[kept] == 0]
-        parts.append(Part(one, kept))
-    return parts
-
-
-def _groups(parts: Sequence[Part], row_bytes: int) -> list[list[Part]]:
-    """Neighbours, while what they keep fits one unit, and all or none of them are posted."""
-    groups: list[list[Part]] = []
-    size = 0
-    for part in parts:
-        nbytes = part.rows * row_bytes
-        alike = bool(groups) and groups[-1][-1].segment.entry.posted == part.segment.entry.posted
-        if alike and size + nbytes <= layout.UNIT_BYTES:
-            groups[-1].append(part)
-            size += nbytes
-        else:
-            groups.append([part])
-            size = nbytes
-    return groups

@@ -283,7 +283,7 @@ def test_that_nothing_can_be_stored_is_the_graver_error(
     def full(self: StoreWriter, unit: Unit, *, posted: bool) -> str:
         raise StoreWriteError("the disk is full")
 
-    monkeypatch.setattr(StoreWriter, "commit", full)
+    monkeypatch.setattr(StoreWriter, "committing", full)
     with pytest.raises(StoreWriteError, match="the disk is full"):
         run(documents("one fish", ""), folder, tiny_encoder)
 
@@ -692,10 +692,10 @@ def test_ctrl_c_while_the_last_unit_is_written(
 ) -> None:
     """The signal comes while the main thread has nothing to do but to wait for the other one."""
     monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 2500 // units})
-    commit, waiting = StoreWriter.commit, threading.Event()
+    commit, waiting = StoreWriter.committing, threading.Event()
     wait = pipeline._wait
 
-    def slow(self: StoreWriter, unit: Unit, *, posted: bool) -> str:
+    def slow(self: StoreWriter, unit: Unit, *, posted: bool) -> Any:
         if report.encoded == 40:
             waiting.wait(30)
             time.sleep(0.1)
@@ -708,7 +708,7 @@ def test_ctrl_c_while_the_last_unit_is_written(
             waiting.set()
         wait(sealing)
 
-    monkeypatch.setattr(StoreWriter, "commit", slow)
+    monkeypatch.setattr(StoreWriter, "committing", slow)
     monkeypatch.setattr(pipeline, "_wait", telling)
     first, report = Recording(folder), IngestReport(InputReport())
     with pytest.raises(KeyboardInterrupt):
@@ -752,7 +752,7 @@ def test_a_full_disk_is_graver_than_ctrl_c(
         yield from real(30)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StoreWriter, "commit", full)
+    monkeypatch.setattr(StoreWriter, "committing", full)
     monkeypatch.setattr(pipeline, "_wait", lambda sealing: None)  # it is not known yet when the signal comes
     with pytest.raises(StoreWriteError, match="the disk is full"):
         run(source(), folder, tiny_encoder, recipe=RECIPE, first_stage=Recording(folder))
@@ -793,8 +793,10 @@ def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: 
     ):
         with pytest.raises(error, match=message):
             run(documents("one fish"), where, tiny_encoder, first_stage=opener, **more)
-    with writing(folder, Store.open(folder).manifest), pytest.raises(StoreWriteError):
-        run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
+    with writing(folder, Store.open(folder).manifest) as other:
+        other.begin()
+        with pytest.raises(StoreMismatchError, match="the index to fill is not there"):
+            run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
     assert made == []
     run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
     assert made == ["index"]

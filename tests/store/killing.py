@@ -118,7 +118,7 @@ def _go_on(folder: Path) -> int:
     """Open the store for writing, which takes the lock and sweeps; return how many files that removed."""
 
     def files() -> set[Path]:
-        return {p for p in folder.rglob("*") if p.is_file()} - {folder / layout.LOCK}
+        return {p for p in folder.rglob("*") if p.is_file()} - {folder / layout.LOCK, folder / layout.COMMIT_LOCK}
 
     before = files()
     with writing(folder, stores.new_manifest(DIM)) as writer:

@@ -136,6 +136,5 @@ def test_generations_and_content_are_counted(tmp_path: Path) -> None:
         finished = writer.manifest
         assert (finished.content, finished.complete) == (2, True)
         writer.begin()
-        writer.begin()
         assert (writer.manifest.generation, writer.manifest.complete) == (finished.generation + 1, False)
     assert Store.open(tmp_path).manifest == writer.manifest

@@ -17,8 +17,7 @@ import pytest
 import xxhash
 
 from colbert_rerank.errors import StoreCorruptError
-from colbert_rerank.store import Store, layout
-from colbert_rerank.store.writer import rewriting
+from colbert_rerank.store import Store, layout, rewriting
 from ingest import upkeep
 from tests.store.golden import make2
 

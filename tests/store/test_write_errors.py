@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from colbert_rerank.store import Store, columns, files, layout, writing
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import FLOATS
+from ingest import upkeep
 from tests.store import stores
 
 ROOT = Path(__file__).parents[2]
@@ -83,30 +85,17 @@ def test_a_hash_of_another_size() -> None:
 # The lock
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+def test_who_rewrites_is_alone(tmp_path: Path) -> None:
     stores.make(tmp_path, [FIRST])
-    with writing(tmp_path, stores.new_manifest()):
-        with pytest.raises(StoreWriteError, match="another process is writing to this store; wait"):
-            stores.make(tmp_path, [SECOND])
+    with writing(tmp_path, stores.new_manifest()) as writer:
+        writer.begin()
+        for rewrite in (lambda: upkeep.compact(tmp_path), lambda: upkeep.repair(tmp_path)):
+            with pytest.raises(StoreWriteError, match="another process is writing to this store; wait for it to end"):
+                rewrite()
+        with pytest.raises(StoreWriteError, match="another process is writing to this store; wait for it to end"):
+            writer.compact()
         stores.assert_holds(Store.open(tmp_path), FIRST)  # reading goes on
-    stores.make(tmp_path, [SECOND])
-    stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
-
-
-def test_a_lock_file_that_was_taken_back_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first writer is refused and takes its new store back while a second waits to lock; a third makes another."""
-    store, flock = tmp_path / "store", fcntl.flock
-
-    def late(handle: int, operation: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        (store / "lock").unlink()
-        stores.make(store, [SECOND])
-        flock(handle, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(StoreWriteError, match="another process was making this store; run the same command again"):
-        stores.make(store, [FIRST])
-    stores.assert_holds(Store.open(store), SECOND)
+    assert upkeep.compact(tmp_path).after
 
 
 HOLD = """
@@ -120,17 +109,41 @@ with writing(Path(sys.argv[1]), stores.new_manifest()):
 """
 
 
-def test_the_lock_goes_with_a_killed_holder(tmp_path: Path) -> None:
+def test_the_lock_goes_with_a_killed_holder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A second writer waits for one that has not begun, or may not end; until it is dead."""
     stores.make(tmp_path, [FIRST])
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(StoreWriteError, match="another process"):
-            stores.make(tmp_path, [SECOND])
+            upkeep.compact(tmp_path)
+        second = threading.Thread(target=stores.make, args=(tmp_path, [SECOND]), daemon=True)
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        assert "another process is at work on this store; waiting for it" in caplog.text
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    stores.make(tmp_path, [SECOND])
+        second.join(30)
     stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
+
+
+def test_a_store_that_was_taken_back_while_another_waited(tmp_path: Path) -> None:
+    """A first writer is refused and takes its new store back, and its lock with it; a second makes another."""
+    store = tmp_path / "store"
+    second = threading.Thread(target=stores.make, args=(store, [SECOND]), daemon=True)
+
+    def refused() -> None:
+        with writing(store, stores.new_manifest()):
+            second.start()
+            second.join(0.5)
+            assert second.is_alive()
+            raise UsageError("refused")
+
+    with pytest.raises(UsageError, match="refused"):
+        refused()
+    second.join(30)
+    stores.assert_holds(Store.open(store), SECOND)
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +192,7 @@ import resource, sys
 from pathlib import Path
 from colbert_rerank.errors import StoreWriteError
 from colbert_rerank.types import FLOATS
+from ingest import upkeep
 from colbert_rerank.store import writing
 from tests.store import stores
 from tests.store.test_write_errors import SECOND, SIZES
