@@ -43,7 +43,7 @@ def import_arrays(
     shutil.rmtree(half, ignore_errors=True)
     try:
         _fill(half, new, arrays)
-        files.move_folder(half, folder)
+        files.move(half, folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return len(arrays.ids)

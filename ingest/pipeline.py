@@ -156,12 +156,13 @@ def ingest(
             follow(writer, bm25)
             stage = Bm25FirstStage(bm25)
         writer.begin()
+        writer.share()
         before = writer.store()
         unposted = [segment.entry.file for segment in before.segments if not segment.entry.posted]
         report.owed = int(_live_in(before, unposted).sum())
         guarded = stage is not None and not stage.ours and not allow_other_index
         found = validated(documents, recipe, report.input)
-        _encode_all(found, before, writer, encoder, stage, guarded, report, progress)
+        encode_all(found, before, writer, encoder, stage, guarded, report, progress)
         if stage:
             with report.timed("post"):
                 stage.finish()
@@ -195,7 +196,7 @@ def _owed(store: Store, unposted: Collection[str], first_stage: FirstStage) -> i
     )
 
 
-def _encode_all(
+def encode_all(
     documents: Iterator[tuple[Document, str]],
     before: Store,
     writer: StoreWriter,

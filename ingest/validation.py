@@ -73,10 +73,6 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
     report.unseen_fields = list(recipe.fields)
     for document in documents:
         doc_id = document.doc_id
-        plain = _PLAIN_ID.fullmatch(doc_id) is not None and doc_id != "null"
-        if not plain and (problem := _id_problem(doc_id)):
-            report.refuse(*problem, document.where)
-            continue
         text = recipe.text(document.fields)
         if (document.page is not None) != recipe.pages:
             kind = "page images" if recipe.pages else "texts"
@@ -84,11 +80,8 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
                 f"{document.where}: the model reads {kind}, and this is none of them. Choose another model, or a "
                 f"source of {kind}"
             )
-        if not text and not recipe.pages:
-            report.refuse("empty text", _empty_text(document, recipe), document.where)
-            continue
-        if not is_encodable(text):
-            report.refuse("lone surrogate", f"the text of {doc_id!r} {_SURROGATE}", document.where)
+        if problem := refusal(document, text, recipe):
+            report.refuse(*problem, document.where)
             continue
         # Last, so that a document refused for its text does not make a later, good one with its id a duplicate.
         if not seen.add(doc_id):
@@ -102,9 +95,25 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
             if report.unseen_fields and len(report.field_names) < _NAMES_KEPT:
                 report.field_names |= dict.fromkeys(names_of(document.fields))
         report.numbers.update(name for name in recipe.fields if holds_number(document.fields, name))
-        if not plain and any(map(str.isspace, doc_id)):
+        if not _is_plain(doc_id) and any(map(str.isspace, doc_id)):
             report.ids_with_spaces += 1
         yield document, text
+
+
+def refusal(document: Document, text: str, recipe: Recipe) -> tuple[str, str] | None:
+    """(cause, message) for a document that cannot be used; ``text`` is what the recipe makes of it."""
+    doc_id = document.doc_id
+    if not _is_plain(doc_id) and (problem := _id_problem(doc_id)):
+        return problem
+    if not text and not recipe.pages:
+        return "empty text", _empty_text(document, recipe)
+    if not is_encodable(text):
+        return "lone surrogate", f"the text of {doc_id!r} {_SURROGATE}"
+    return None
+
+
+def _is_plain(doc_id: str) -> bool:
+    return _PLAIN_ID.fullmatch(doc_id) is not None and doc_id != "null"
 
 
 def id_from_json(fields: Mapping[str, object], id_field: str, where: str, report: InputReport) -> str | None:

@@ -19,6 +19,8 @@ import colbert_rerank
 COMMANDS = {
     "demo": ("ingest.cli.demo", "demo"),
     "ingest": ("ingest.cli.ingest", "ingest"),
+    "audit": ("ingest.cli.sync", "audit"),
+    "sync": ("ingest.cli.sync", "sync"),
     "rerank": ("colbert_rerank.cli.rerank", "rerank"),
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
@@ -30,6 +32,7 @@ _KEPT = "interrupted; what was stored is kept, and the same command goes on from
 AFTER_INTERRUPT = {
     "demo": _KEPT,
     "ingest": _KEPT,
+    "sync": _KEPT,
     "run": "interrupted; no run was written, and the same command starts it again",
 }
 

@@ -66,7 +66,7 @@ class StoreModelOptions:
     base: str | None
     device: str
     compute_dtype: str
-    query_backend: str
+    query_backend: str = "torch"
 
     def load(self, store: Store) -> Encoder:
         from colbert_rerank.cli.progress import working
@@ -230,23 +230,28 @@ def _model_options(command: F, name: Callable[[Any], Any]) -> F:
 
 
 def store_model_options(command: F) -> F:
-    """For a store that is there, passed on as ``model: StoreModelOptions``."""
+    """For a store that is there and is searched, passed on as ``model: StoreModelOptions``."""
+    backend = section("Model")(
+        "--query-backend",
+        type=click.Choice(["torch", "onnx"]),
+        default="torch",
+        show_default=True,
+        help="onnx: on a CPU, queries twice as fast after some seconds; worth it from hundreds on.",
+    )
+    return _grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options(), backend)
+
+
+def store_encoder_options(command: F) -> F:
+    """The same for a store that is added to."""
+    return _grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options())
+
+
+def _place_options() -> list[Callable[[Any], Any]]:
     option = section("Model")
-    return _grouped(
-        command,
-        "model",
-        StoreModelOptions,
+    return [
         option("--model", metavar="NAME", help="Where the model of the store is, if not where it was."),
         option("--base", metavar="NAME", help="Where the model of its tokenizer is, if not where it was."),
-        *_device_options(),
-        option(
-            "--query-backend",
-            type=click.Choice(["torch", "onnx"]),
-            default="torch",
-            show_default=True,
-            help="onnx: on a CPU, queries twice as fast after some seconds; worth it from hundreds on.",
-        ),
-    )
+    ]
 
 
 def _device_options() -> list[Callable[[Any], Any]]:
@@ -382,7 +387,7 @@ def _grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        own = {field: kwargs.pop(field) for field in kind.__dataclass_fields__}
+        own = {field: kwargs.pop(field) for field in kind.__dataclass_fields__ if field in kwargs}
         return command(*args, **{name: kind(**own)}, **kwargs)
 
     result: Any = wrapper

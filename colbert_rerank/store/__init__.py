@@ -1,8 +1,8 @@
 """The token store: token vectors by document id, in sealed HDF5 segments read through a memory map."""
 
-from colbert_rerank.store.access import rewriting, writing
+from colbert_rerank.store.access import rewriting, staging, writing
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.reader import Gathered, Store, Stored
 from colbert_rerank.store.writer import StoreWriter
 
-__all__ = ["Gathered", "Manifest", "Store", "StoreWriter", "Stored", "rewriting", "writing"]
+__all__ = ["Gathered", "Manifest", "Store", "StoreWriter", "Stored", "rewriting", "staging", "writing"]

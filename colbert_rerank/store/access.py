@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from colbert_rerank.errors import StoreCorruptError, StoreNotFoundError, StoreWriteError, UsageError
+from colbert_rerank.errors import StoreCorruptError, StoreError, StoreNotFoundError, StoreWriteError, UsageError
 from colbert_rerank.store import files, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.writer import OTHERS, StoreWriter
+from colbert_rerank.types import Origin
 
 # What a new store's folder may hold: what a writer that was killed at once left, and what file systems put there.
 _HARMLESS = {
@@ -20,6 +22,7 @@ _HARMLESS = {
     layout.COMMIT_LOCK,
     layout.BM25,
     layout.MANIFEST + files.TEMPORARY,
+    layout.NEXT,
     "lost+found",
 }
 
@@ -40,6 +43,40 @@ def rewriting(folder: Path) -> Iterator[StoreWriter]:
         yield _begun(StoreWriter(folder, manifests.load(folder), lock, alone=True))
     finally:
         lock.release()
+
+
+@contextmanager
+def staging(folder: Path, origin: Origin, name: str) -> Iterator[StoreWriter]:
+    """As `rewriting`, for a generation beside the one that is read, which belongs to another index, called ``name``.
+
+    What is committed is seen when this ends without an error, all at once; else the next call goes on with it.
+    """
+    with rewriting(folder) as live:
+        now = live.manifest
+        try:
+            begun = manifests.load(folder, layout.NEXT)
+            same = (begun.store_id, begun.origin, begun.codec, begun.sketches) == (
+                (now.store_id, origin, now.codec, now.sketches)
+            )
+        except StoreError:
+            same = False
+        own = begun.segments if same else ()  # behind what has come to the store since: the newest wins
+        ours = {entry.file for entry in own}
+        theirs = [replace(s, posted=False, numbered=False) for s in now.segments if s.file not in ours]
+        books = {book.codec: book for book in (*(begun.codebooks if same else ()), *now.codebooks)}
+        manifest = replace(
+            now,
+            origin=origin,
+            provenance=now.provenance | {"index": name},
+            segments=(*theirs, *own),
+            codebooks=tuple(books.values()),
+            index=None,
+        )
+        manifests.save(folder, manifest.next(), layout.NEXT)
+        writer = StoreWriter(folder, manifest.next(), live.lock, alone=True, file=layout.NEXT)
+        yield writer
+        files.move(folder / layout.NEXT, folder / layout.MANIFEST)
+        live.sweep()
 
 
 @contextmanager

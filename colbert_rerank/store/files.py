@@ -62,8 +62,8 @@ def keep_aside(paths: Iterable[Path], folder: Path) -> None:
                 os.link(path, folder / path.name)
 
 
-def move_folder(path: Path, to: Path) -> None:
-    """Let the folder ``path`` be ``to``, which is not there or empty, durably. Raises StoreWriteError."""
+def move(path: Path, to: Path) -> None:
+    """Let ``path`` be ``to``, a file that is replaced or a folder that is empty, durably. Raises StoreWriteError."""
     with write_errors(to):
         _rename(path, to)
         _sync(to.parent)

@@ -3,6 +3,7 @@
 A store is a folder:
 
     manifest.json            what the store is and which files it consists of; written last, always whole
+    manifest.next.json       the same of a generation that is being made beside it, to take its place at once
     segments/*.h5            sealed segments: token vectors and what belongs to them, never written to again
     segments/*.ids.h5        the id index of a generation: which document lies where; derived, can be made again
     segments/*.codebook.h5   what a residual codec has learnt
@@ -18,10 +19,12 @@ FORMAT = 2  # what is written; all earlier ones are read
 RESTORE = "Restore the store from a copy, or see what `colbert-rerank store repair` can save"
 
 MANIFEST = "manifest.json"
+NEXT = "manifest.next.json"
 SEGMENTS = "segments"
 LOCK = "lock"  # shared by all who write, or held by one alone, for as long as they do
 COMMIT_LOCK = "commit.lock"  # held while the manifest is replaced
 BM25 = "bm25"
+VERSIONS = "versions.npz"  # what `sync` has noted about the index; derived, and no part of the format
 
 # Datasets of a segment of n documents and r token vectors, a row each.
 VALUES = "values"  # [r, width of the codec], contiguous, aligned to ALIGNMENT unless all are smaller than a page

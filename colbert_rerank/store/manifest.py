@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreFormatError, StoreNotFoundError, StoreReadError
+from colbert_rerank.errors import StoreCorruptError, StoreError, StoreFormatError, StoreNotFoundError, StoreReadError
 from colbert_rerank.recipe import RARE, Recipe
 from colbert_rerank.store import files, layout
 from colbert_rerank.types import CODECS, RESIDUALS, Origin
@@ -23,7 +24,11 @@ Entry = TypeVar("Entry", "SegmentEntry", "IndexEntry", "CodebookEntry", "Manifes
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """A sealed segment. ``posted``: its documents are known to be in the first stage's index."""
+    """A sealed segment.
+
+    ``posted``: its documents are known to be in the first stage's index. ``numbered``: their sequence numbers are those
+    of the index that the store belongs to, and not of one that it belonged to before.
+    """
 
     file: str
     bytes: int
@@ -33,6 +38,7 @@ class SegmentEntry:
     columns: str  # digest of its columns
     posted: bool = False
     sketches_offset: int = 0
+    numbered: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,18 @@ class Manifest:
         return replace(self, generation=self.generation + 1, **changes)
 
 
-def load(folder: Path) -> Manifest:
-    """The manifest in ``folder``. Keys that this version does not know are skipped, and not written again.
+def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
+    """The manifest in ``folder``, or another one beside it.
+
+    Keys that this version does not know are skipped, and not written again.
 
     Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError.
     """
-    path = folder / layout.MANIFEST
+    path = folder / name
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFoundError(
-            f"{folder}: no store here ({layout.MANIFEST} is missing); make one with `ingest`"
-        ) from None
+        raise StoreNotFoundError(f"{folder}: no store here ({name} is missing); make one with `ingest`") from None
     except OSError as error:
         kind = (
             StoreReadError
@@ -178,7 +184,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError("a number in it is not one, or below zero")
     texts = [manifest.store_id, *manifest.files, *(entry.columns for entry in manifest._entries)]
     objects = [manifest.query_identity, manifest.document_identity, manifest.provenance]
-    flags = [segment.posted for segment in manifest.segments]
+    flags = [flag for segment in manifest.segments for flag in (segment.posted, segment.numbered)]
     for values, kind in ((texts, str), (objects, dict), (flags, bool)):
         if not all(isinstance(value, kind) for value in values):
             raise ValueError(f"something in it is no {kind.__name__}")
@@ -192,14 +198,25 @@ def _check_values(manifest: Manifest) -> None:
             raise ValueError(f"a file outside the store: {file!r}")
 
 
-def save(folder: Path, manifest: Manifest) -> None:
+def listed_files(folder: Path) -> set[str]:
+    """The files in `layout.SEGMENTS` that any manifest of the store lists. Raises as `load` does for the first one.
+
+    One that cannot be read of a generation that is being made lists nothing: it is made anew.
+    """
+    listed = load(folder).files
+    with suppress(StoreError):
+        listed |= load(folder, layout.NEXT).files
+    return listed
+
+
+def save(folder: Path, manifest: Manifest, name: str = layout.MANIFEST) -> None:
     """Put ``manifest`` in the place of the one before it, whole or not at all. Raises StoreWriteError."""
     data = {"format": layout.FORMAT, **asdict(manifest)}
     data["origin"] = list(manifest.origin) if manifest.origin else None
     data["checksum"] = _BLANK  # the first key in order, so its digits are the first in the file
     blank = json.dumps(data, indent=1, sort_keys=True) + "\n"
     text = blank.replace(_BLANK, _checksum(blank.encode("ascii")), 1)
-    files.write_whole(folder / layout.MANIFEST, lambda path: _write(path, text))
+    files.write_whole(folder / name, lambda path: _write(path, text))
 
 
 def _write(path: Path, text: str) -> None:

@@ -155,7 +155,7 @@ def _columns(parts: Sequence[Part]) -> dict[str, Array]:
         joined[name] = np.concatenate([part.segment.columns[name][part.kept] for part in parts])
     joined[layout.ID_BYTES] = np.concatenate([_id_bytes(part) for part in parts])
     for name, unknown in _UNKNOWN.items():
-        found = [part.segment.columns.get(name) for part in parts]
+        found = [_column(part.segment, name) for part in parts]
         if any(column is not None for column in found):
             joined[name] = np.concatenate(
                 [
@@ -166,6 +166,12 @@ def _columns(parts: Sequence[Part]) -> dict[str, Array]:
     if layout.DELETED in joined and not joined[layout.DELETED].any():
         del joined[layout.DELETED]
     return joined
+
+
+def _column(segment: Segment, name: str) -> Array | None:
+    if name in (layout.SEQ_NOS, layout.PRIMARY_TERMS) and not segment.entry.numbered:
+        return None
+    return segment.columns.get(name)
 
 
 def _id_bytes(part: Part) -> Array:

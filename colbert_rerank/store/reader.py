@@ -159,7 +159,9 @@ class Store:
             segment = self.segments[number]
             small = segment.columns
             fields = small.get(layout.FIELD_HASHES)
-            seq_nos, terms = small.get(layout.SEQ_NOS), small.get(layout.PRIMARY_TERMS)
+            numbered = segment.entry.numbered
+            seq_nos = small.get(layout.SEQ_NOS) if numbered else None
+            terms = small.get(layout.PRIMARY_TERMS) if numbered else None
             yield Stored(
                 content_hash=small[layout.CONTENT_HASHES][ordinal].tobytes(),
                 fields_hash=UNKNOWN if fields is None else fields[ordinal].tobytes(),

@@ -44,14 +44,17 @@ class StoreWriter:
     ``alone`` says that no other one does. ``manifest`` is the newest that this one has seen.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, lock: files.Lock, *, alone: bool) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, lock: files.Lock, *, alone: bool, file: str = layout.MANIFEST
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.alone = alone
         self.begun = False
         self.overtaken = False  # another process has committed since this one began
         self.swept: list[str] = []  # files that were no part of the store
-        self._lock = lock
+        self.lock = lock
+        self._file = file
         self._commit_lock = files.Lock(folder / layout.COMMIT_LOCK)
         self._changing = False
         self._lost_index: IndexEntry | None = None
@@ -90,7 +93,7 @@ class StoreWriter:
             raise StoreWriteError(f"{self.folder}: its files were removed by someone while this process was writing")
         try:
             self._changing = True
-            newest = manifests.load(self.folder)
+            newest = manifests.load(self.folder, self._file)
             self.overtaken = self.overtaken or newest.content != self.manifest.content
             self.manifest = newest
             yield
@@ -122,15 +125,17 @@ class StoreWriter:
             self._lost_index = self.manifest.index
 
     def begin(self) -> None:
-        """Note that an ingest is under way; from now on others may write, too."""
+        """Note that an ingest is under way."""
         self.begun = True
         with self.changing():
             index = None if self.manifest.index == self._lost_index else self.manifest.index
             unfinished = 1 if self.alone else self.manifest.unfinished + 1
             self._save(self.manifest.next(unfinished=unfinished, index=index))
-        if self.alone:
-            self.alone = False
-            self._lock.take(shared=True, wait=True)
+
+    def share(self) -> None:
+        """From now on others may write, too."""
+        self.alone = False
+        self.lock.take(shared=True, wait=True)
 
     def mark_posted(self, *names: str) -> None:
         """Note that the documents of these segments are in the first stage's index."""
@@ -162,7 +167,7 @@ class StoreWriter:
     def rebind(self, origin: Origin, name: str = "") -> None:
         """Make the store belong to another index, called ``name``, in which none of its documents are yet."""
         with self.changing():
-            unposted = tuple(replace(s, posted=False) for s in self.manifest.segments)
+            unposted = tuple(replace(s, posted=False, numbered=False) for s in self.manifest.segments)
             provenance = self.manifest.provenance | ({"index": name} if name else {})
             unfinished = max(1, self.manifest.unfinished)
             self._save(
@@ -179,8 +184,8 @@ class StoreWriter:
                 self._save(self.manifest.next(unfinished=max(0, self.manifest.unfinished - 1)))
         self.begun = False
         if not self.alone:
-            self._lock.release()  # first: of two who end at the same moment, one then has it
-            self.alone = self._lock.take()
+            self.lock.release()  # first: of two who end at the same moment, one then has it
+            self.alone = self.lock.take()
             if not self.alone:
                 return
         with self.changing():
@@ -194,13 +199,14 @@ class StoreWriter:
     def sweep(self) -> None:
         """Remove files that no manifest lists: what a killed writer or a merge left behind."""
         self._check_alone()
-        listed = self.manifest.files
+        listed = manifests.listed_files(self.folder)
         with files.write_errors(self.folder):
             for path in (self.folder / layout.SEGMENTS).iterdir():
                 if path.name not in listed and _OURS.fullmatch(path.name):
                     files.unlink(path)
                     self.swept.append(path.name)
-            files.unlink(self.folder / (layout.MANIFEST + files.TEMPORARY))
+            for name in (layout.MANIFEST, layout.NEXT):
+                files.unlink(self.folder / (name + files.TEMPORARY))
 
     def compact(self, codec: str | None = None, sketches: str | None = None) -> None:
         """Write anew what holds replaced or deleted documents, or is small; or all of it, by other codecs.
@@ -298,9 +304,10 @@ class StoreWriter:
                     segments.append(self._sealed(*merge.join(parts, codecs), parts))
             number += len(group)
         self._save(self.manifest.next(segments=tuple(segments), index=None))
+        listed = manifests.listed_files(self.folder)
         with files.write_errors(self.folder):
             for entry in before:
-                if entry.file not in self.manifest.files:
+                if entry.file not in listed:
                     files.unlink(self.folder / layout.SEGMENTS / entry.file)
 
     @property
@@ -356,9 +363,9 @@ class StoreWriter:
 
     def _save(self, manifest: Manifest) -> None:
         try:
-            manifests.save(self.folder, manifest)
+            manifests.save(self.folder, manifest, self._file)
         except BaseException:
             # The rename may have happened before the error: what is on disk counts, or a sweep would remove its files.
-            self.manifest = manifests.load(self.folder)
+            self.manifest = manifests.load(self.folder, self._file)
             raise
         self.manifest = manifest

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import opensearchpy
 
 from colbert_rerank.candidates.documents import Documents
-from colbert_rerank.errors import InputError, OpenSearchError, UsageError
+from colbert_rerank.errors import InputError, OpenSearchAuthError, OpenSearchError, UsageError
 from colbert_rerank.id_set import IdSet
 from colbert_rerank.indices import IndexInfo, origin_of, resolve_readable, window_of
-from colbert_rerank.opensearch import server_url
-from colbert_rerank.retry import WRITE, Retry
+from colbert_rerank.opensearch import server_url, translated
+from colbert_rerank.retry import WRITE, Retry, with_retry
 from colbert_rerank.types import Document, Origin
 from ingest.sources.mapping import check_fields
 from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
@@ -21,6 +22,14 @@ from mappings import document_fields, made_by_us
 MOST_REOPENED = 3  # times in a row without a new document in between
 
 _log = logging.getLogger(__name__)
+
+
+class Version(NamedTuple):
+    """Which writing of a document the index holds."""
+
+    doc_id: str
+    seq_no: int
+    primary_term: int
 
 
 class OpenSearchSource:
@@ -50,7 +59,7 @@ class OpenSearchSource:
             raise UsageError(f"slices must lie in 1..1024, not {slices}")
         if not 1 <= page_docs <= 10_000:
             raise UsageError(f"a page holds 1 to 10000 documents, not {page_docs}")
-        self._client = client
+        self.client = client
         self._index = index
         self._indices = {info.name: info for info in resolve_readable(client, index)}
         if len(self._indices) > 1 and not qualified_ids:
@@ -90,6 +99,33 @@ class OpenSearchSource:
         return self._documents.fetch(doc_ids)
 
     def __iter__(self) -> Iterator[Document]:
+        for info, doc_id, hit in self._read(whole=True):
+            source = hit.get("_source")
+            if source is None:
+                raise _no_source(info.name)
+            yield Document(
+                doc_id,
+                document_fields(source) if made_by_us(info.mapping) else source,
+                f"{info.name}/{hit['_id']}",
+                hit.get("_seq_no", -1),
+                hit.get("_primary_term", -1),
+            )
+
+    def versions(self) -> Iterator[Version]:
+        """The same without what the documents say, which takes a small part of the time."""
+        for _, doc_id, hit in self._read(whole=False):
+            yield Version(doc_id, hit["_seq_no"], hit["_primary_term"])
+
+    def refresh(self) -> None:
+        """Let everything be seen that was written before; a user who may not do that sees it a little later."""
+        try:
+            with translated(self.client, index=self._index):
+                with_retry(lambda: self.client.indices.refresh(index=self._index), self._retry)
+        except OpenSearchAuthError as error:
+            _log.info("%s is not refreshed: %s", self._index, error)
+
+    def _read(self, *, whole: bool) -> Iterator[tuple[IndexInfo, str, Hit]]:
+        """Every document once, with its index and its id."""
         seen = _Seen()
         snapshot = self._open()
         try:
@@ -98,22 +134,22 @@ class OpenSearchSource:
                 while True:
                     before = seen.count
                     try:
-                        for hits in snapshot.pages(number, self._slices):
-                            yield from self._new_documents(hits, seen)
+                        for hits in snapshot.pages(number, self._slices, whole=whole):
+                            yield from self._new(hits, seen)
                         break
                     except (SnapshotLostError, SortUnknownError) as error:
                         self._old_server = self._old_server or isinstance(error, SortUnknownError)
                         reopened = 1 if seen.count > before else reopened + 1
                         if reopened > MOST_REOPENED:
                             raise OpenSearchError(
-                                f"{server_url(self._client)}, index {self._index!r}: the server keeps losing the "
+                                f"{server_url(self.client)}, index {self._index!r}: the server keeps losing the "
                                 f"frozen view of it (kept alive for {self._keep_alive}); look at its log"
                             ) from error
                         _log.info("%s: the frozen view is gone, opening another", self._index)
                         snapshot.close()
                         snapshot = self._open()
                         seen.resumed = True
-                        now = resolve_readable(self._client, self._index)
+                        now = resolve_readable(self.client, self._index)
                         if origin_of(now, qualified=self._qualified) != self.origin:
                             raise OpenSearchError(
                                 f"{self._index!r} was replaced while it was read; read it again"
@@ -125,7 +161,7 @@ class OpenSearchSource:
         kind: type[PointInTime] | type[Scroll] = Scroll if self._old_server else PointInTime
         try:
             return kind(
-                self._client, self._index, page_docs=self._page_docs, keep_alive=self._keep_alive, retry=self._retry
+                self.client, self._index, page_docs=self._page_docs, keep_alive=self._keep_alive, retry=self._retry
             )
         except OpenSearchError as error:
             # A server (or a proxy) without points in time knows neither the path nor the method.
@@ -134,11 +170,11 @@ class OpenSearchSource:
                 raise
             if getattr(cause, "status_code", 0) not in (400, 404, 405, 501):
                 raise
-            _log.info("%s has no points in time, scrolling instead", server_url(self._client))
+            _log.info("%s has no points in time, scrolling instead", server_url(self.client))
             self._old_server = True
             return self._open()
 
-    def _new_documents(self, hits: list[Hit], seen: _Seen) -> Iterator[Document]:
+    def _new(self, hits: list[Hit], seen: _Seen) -> Iterator[tuple[IndexInfo, str, Hit]]:
         for hit in hits:
             info = self._indices.get(hit["_index"])
             if info is None:
@@ -149,16 +185,7 @@ class OpenSearchSource:
                 continue
             if verdict == "twice":
                 self._documents.check_twins(info.name, hit["_id"])  # hashes alone may meet
-            source = hit.get("_source")
-            if source is None:
-                raise _no_source(info.name)
-            yield Document(
-                doc_id,
-                document_fields(source) if made_by_us(info.mapping) else source,
-                f"{info.name}/{hit['_id']}",
-                hit.get("_seq_no", -1),
-                hit.get("_primary_term", -1),
-            )
+            yield info, doc_id, hit
 
 
 class _Seen:

@@ -33,8 +33,8 @@ class SortUnknownError(Exception):
 
 
 class Snapshot(Protocol):
-    def pages(self, slice_number: int, slices: int) -> Iterator[list[Hit]]:
-        """The hits of one slice, in order. Raises ``SnapshotLostError``."""
+    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
+        """The hits of one slice, in order; unless ``whole``, without their sources. Raises ``SnapshotLostError``."""
         ...
 
     def close(self) -> None: ...
@@ -56,8 +56,8 @@ class PointInTime:
             answer = with_retry(lambda: client.create_pit(index=index, params={"keep_alive": keep_alive}), retry)
         self._id: str = answer["pit_id"]
 
-    def pages(self, slice_number: int, slices: int) -> Iterator[list[Hit]]:
-        body: dict[str, Any] = search_body(min(FIRST_PAGE, self._page_docs), slice_number, slices)
+    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
+        body: dict[str, Any] = search_body(min(FIRST_PAGE, self._page_docs), slice_number, slices, whole=whole)
         body |= {"sort": [{"_shard_doc": "asc"}], "track_total_hits": False}
         while True:
             body["pit"] = {"id": self._id, "keep_alive": self._keep_alive}
@@ -102,10 +102,11 @@ class Scroll:
         self._retry = retry
         self._id = ""
 
-    def pages(self, slice_number: int, slices: int) -> Iterator[list[Hit]]:
+    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
         self.close()
         # The size of a scroll's pages is fixed, so it must do for large documents too.
-        body = search_body(min(FIRST_PAGE, self._page_docs), slice_number, slices) | {"sort": ["_doc"]}
+        size = min(FIRST_PAGE, self._page_docs) if whole else self._page_docs
+        body = search_body(size, slice_number, slices, whole=whole) | {"sort": ["_doc"]}
         params = {"scroll": self._keep_alive, "allow_partial_search_results": "false", "search_pipeline": "_none"}
         with translated(self._client, index=self._index):
             answer = with_retry(
@@ -142,13 +143,13 @@ class Scroll:
             raise SnapshotLostError from error
 
 
-def search_body(size: int, slice_number: int, slices: int) -> dict[str, Any]:
-    """What both kinds ask for: every document, whole, with its sequence number."""
+def search_body(size: int, slice_number: int, slices: int, *, whole: bool) -> dict[str, Any]:
+    """What both kinds ask for: every document, ``whole`` or not, with its sequence number."""
     body: dict[str, Any] = {
         "size": size,
         "query": {"match_all": {}},
         "seq_no_primary_term": True,
-        "_source": True,
+        "_source": whole,
     }
     if slices > 1:
         body["slice"] = {"id": slice_number, "max": slices}

@@ -794,7 +794,7 @@ def test_no_index_is_made_for_an_ingest_that_is_refused(folder: Path, tmp_path: 
         with pytest.raises(error, match=message):
             run(documents("one fish"), where, tiny_encoder, first_stage=opener, **more)
     with writing(folder, Store.open(folder).manifest) as other:
-        other.begin()
+        other.share()
         with pytest.raises(StoreMismatchError, match="the index to fill is not there"):
             run(documents("one fish"), folder, tiny_encoder, first_stage=opener, allow_other_index=True)
     assert made == []

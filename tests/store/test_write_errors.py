@@ -89,6 +89,7 @@ def test_who_rewrites_is_alone(tmp_path: Path) -> None:
     stores.make(tmp_path, [FIRST])
     with writing(tmp_path, stores.new_manifest()) as writer:
         writer.begin()
+        writer.share()
         for rewrite in (lambda: upkeep.compact(tmp_path), lambda: upkeep.repair(tmp_path)):
             with pytest.raises(StoreWriteError, match="another process is writing to this store; wait for it to end"):
                 rewrite()

@@ -40,6 +40,7 @@ def write_slice(folder: str, part: int, first: int) -> None:
     """What each writer does: ``COMMITS`` versions of its slice, telling each."""
     with writing(Path(folder), stores.new_manifest(DIM)) as writer:
         writer.begin()
+        writer.share()
         print("begun", flush=True)
         for version in range(first, first + COMMITS):
             unit = writer.unit()

@@ -1,0 +1,46 @@
+"""An alias of OpenSearch, let stand for another index at one moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import opensearchpy
+
+from colbert_rerank.errors import UsageError
+from colbert_rerank.opensearch import server_url, translated
+from colbert_rerank.retry import WRITE, with_retry
+
+
+class Alias:
+    """The alias ``name``, which stands for one index. Raises UsageError where it does not, and OpenSearchError."""
+
+    def __init__(self, client: opensearchpy.OpenSearch, name: str) -> None:
+        self._client = client
+        self.name = name
+        with translated(client, index=name):
+            try:
+                found: dict[str, Any] = with_retry(lambda: client.indices.get_alias(name=name))
+            except opensearchpy.NotFoundError:
+                raise UsageError(
+                    f"{server_url(client)} has no alias {name!r}; name the one that is to be switched"
+                ) from None
+        if len(found) != 1 or name not in next(iter(found.values()))["aliases"]:
+            raise UsageError(
+                f"{server_url(client)}: {name!r} is no alias of a single index (it stands for "
+                f"{', '.join(sorted(found)) or 'none'}), and only such a one can be switched"
+            )
+        ((self.index, body),) = found.items()
+        self._properties = body["aliases"][name]  # its filter, its routing
+
+    def switch(self, index: str) -> bool:
+        """Let it stand for ``index`` with the filter and routing that it has; whether it did not before."""
+        if index == self.index:
+            return False
+        actions = [
+            {"remove": {"index": self.index, "alias": self.name}},
+            {"add": {"index": index, "alias": self.name, **self._properties}},
+        ]
+        with translated(self._client, index=self.name):
+            with_retry(lambda: self._client.indices.update_aliases(body={"actions": actions}), WRITE)
+        self.index = index
+        return True

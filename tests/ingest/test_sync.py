@@ -1,0 +1,412 @@
+"""A store that has drifted from its index is told apart, and brought in step, on a real node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import opensearchpy
+import pytest
+
+from colbert_rerank.candidates.opensearch import OpenSearchCandidates
+from colbert_rerank.connection import Connection
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.errors import StoreMismatchError, UsageError
+from colbert_rerank.opensearch import connect
+from colbert_rerank.recipe import Recipe
+from colbert_rerank.rerank import Reranker
+from colbert_rerank.store import Store
+from colbert_rerank.types import Document, Query
+from ingest import first_stage, pipeline, sync
+from ingest.alias import Alias
+from ingest.drift import Drift
+from ingest.pipeline import IngestReport
+from ingest.sources.opensearch import OpenSearchSource
+from ingest.sync import SyncReport
+from ingest.validation import InputReport
+from mappings import index_body
+from tests.cli.terminal import invoke
+from tests.collection import assert_same_documents, documents
+from tests.server.indices import make_index, put_documents
+from tests.server.rest import call
+from tests.tiny import tiny_checkpoint
+
+RECIPE = Recipe(("text",))
+TEXTS = {d.doc_id: {"text": d.fields["text"], "views": 0} for d in documents(60)}
+IDS = list(TEXTS)
+NEW = {f"new {i}": {"text": f"{d.fields['text']} and more"} for i, d in enumerate(documents(8))}
+
+
+@pytest.fixture
+def client(opensearch_url: str) -> Iterator[opensearchpy.OpenSearch]:
+    with connect(Connection(opensearch_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    tiny_encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The store of an index of three shards, in step."""
+    monkeypatch.setattr(pipeline, "UNIT_TOKENS", {"cpu": 700})
+    make_index(opensearch_url, index_name, settings={"number_of_shards": 3})
+    put_documents(opensearch_url, index_name, TEXTS)
+    make_store(tmp_path / "store", OpenSearchSource(client, index_name), tiny_encoder)
+    return tmp_path / "store"
+
+
+def make_store(folder: Path, index: OpenSearchSource, encoder: Encoder) -> Store:
+    pipeline.ingest(
+        index,
+        folder,
+        encoder,
+        recipe=RECIPE,
+        report=IngestReport(InputReport("skip")),
+        index=index,
+        index_name=index.name,
+    )
+    return Store.open(folder)
+
+
+def in_step(folder: Path, index: OpenSearchSource, encoder: Encoder, **options: Any) -> SyncReport:
+    report = SyncReport()
+    sync.sync(folder, encoder, index, report=report, **options)
+    return report
+
+
+def assert_clean(folder: Path, index: OpenSearchSource, encoder: Encoder) -> None:
+    """By the audit, and by a store that is made of the index anew."""
+    found = sync.audit(folder, index)
+    assert found.clean, found
+    store = Store.open(folder)
+    assert store.manifest.complete
+    assert_same_documents(store, make_store(folder.with_name(f"{folder.name} again"), index, encoder))
+
+
+def drift(url: str, index: str) -> Drift:
+    """Change an index in every way; what an audit is to find."""
+    put_documents(url, index, {i: {"text": TEXTS[i]["text"], "views": 7} for i in IDS[:10]})
+    put_documents(url, index, {i: {"text": f"{TEXTS[i]['text']} changed"} for i in IDS[10:15]})
+    put_documents(url, index, {i: {"text": " "} for i in IDS[15:17]})
+    put_documents(url, index, {"nothing": {"text": ""}, **{i: NEW[i] for i in list(NEW)[:4]}})
+    delete(url, index, IDS[20:26])
+    found = Drift(same=60 - 17 - 6, rewritten=10, missing=list(NEW)[:4], stale=IDS[10:15])
+    found.orphaned = [*IDS[15:17], *IDS[20:26]]
+    found.unusable["empty text"] = 3
+    return found
+
+
+def delete(url: str, index: str, ids: list[str]) -> None:
+    answer = call(url, "POST", f"/{index}/_bulk?refresh=true", [{"delete": {"_id": i}} for i in ids])
+    assert not answer.json()["errors"], answer.body
+
+
+def in_order(found: Drift) -> dict[str, Any]:
+    return {name: sorted(value) if isinstance(value, list) else value for name, value in vars(found).items()}
+
+
+def test_an_audit_tells_what_has_drifted_and_changes_nothing(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
+) -> None:
+    index = OpenSearchSource(client, index_name)
+    assert in_order(sync.audit(folder, index)) == in_order(Drift(same=60))
+    expected = drift(opensearch_url, index_name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert in_order(sync.audit(folder, index)) == in_order(expected)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_one_sync_brings_in_step_what_has_drifted_and_drifts(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """Documents are changed, deleted and added while it runs, between two units, in every slice."""
+    index = OpenSearchSource(client, index_name)
+    drift(opensearch_url, index_name)
+    meanwhile: Iterator[Callable[[], None]] = iter(
+        [
+            lambda: put_documents(opensearch_url, index_name, {i: {"text": f"meanwhile {i}"} for i in IDS[8:13]}),
+            lambda: delete(opensearch_url, index_name, [*IDS[30:34], next(iter(NEW))]),
+            lambda: put_documents(opensearch_url, index_name, {i: NEW[i] for i in list(NEW)[4:]}),
+            lambda: put_documents(opensearch_url, index_name, {IDS[20]: {"text": "back again"}}),
+        ]
+    )
+    during = 0
+
+    def change(report: IngestReport) -> None:
+        nonlocal during
+        if change_now := next(meanwhile, None):
+            change_now()
+            during += 1
+
+    report = in_step(folder, index, tiny_encoder, progress=change)
+    assert during == 4
+    assert report.passes > 1
+    assert report.last.clean
+    assert_clean(folder, index, tiny_encoder)
+    again = in_step(folder, index, tiny_encoder)
+    assert (again.passes, again.ingest.encoded, again.buried) == (1, 0, 0)
+
+
+def test_texts_of_what_was_only_rewritten_are_read_once(
+    folder: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    tiny_encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = OpenSearchSource(client, index_name)
+    put_documents(opensearch_url, index_name, {i: {**TEXTS[i], "views": 1} for i in IDS})
+    read: list[int] = []
+    fetch = OpenSearchSource.fetch
+
+    def counted(self: OpenSearchSource, ids: Sequence[str]) -> Iterator[Document]:
+        read.append(len(ids))
+        return fetch(self, ids)
+
+    monkeypatch.setattr(OpenSearchSource, "fetch", counted)
+    before = Store.open(folder).manifest
+    in_step(folder, index, tiny_encoder)
+    assert sum(read) == 60
+    assert Store.open(folder).manifest.segments == before.segments, "no vector was written anew"
+    read.clear()
+    assert sync.audit(folder, index).clean
+    assert read == []
+    put_documents(opensearch_url, index_name, {i: {**TEXTS[i], "views": 2} for i in IDS[:3]})
+    assert sync.audit(folder, index).rewritten == 60
+    assert read == [3]
+    (folder / "versions.npz").write_bytes((folder / "versions.npz").read_bytes()[:200])
+    read.clear()
+    assert sync.audit(folder, index).clean, "it is only slower without"
+    assert sum(read) == 60
+
+
+def test_a_store_that_filled_its_index(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    opener = first_stage.opensearch(client, index_name, index_body(RECIPE.fields))
+    report = IngestReport(InputReport())
+    pipeline.ingest(documents(30), tmp_path / "store", tiny_encoder, recipe=RECIPE, report=report, first_stage=opener)
+    index = OpenSearchSource(client, index_name)
+    assert in_order(sync.audit(tmp_path / "store", index)) == in_order(Drift(rewritten=30))
+    delete(opensearch_url, index_name, IDS[:2])
+    assert in_step(tmp_path / "store", index, tiny_encoder).buried == 2
+    assert_clean(tmp_path / "store", index, tiny_encoder)
+
+
+def test_an_interrupted_sync_is_gone_on_with(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    index = OpenSearchSource(client, index_name)
+    put_documents(opensearch_url, index_name, {i: {"text": f"{TEXTS[i]['text']} changed"} for i in IDS[:40]})
+    report = SyncReport()
+
+    def interrupt(done: IngestReport) -> None:
+        if done.encoded >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sync.sync(folder, tiny_encoder, index, report=report, progress=interrupt)
+    assert not Store.open(folder).manifest.complete
+    stored = report.ingest.committed
+    assert stored >= 8
+    assert len(sync.audit(folder, index).stale) == 40 - stored
+    assert in_step(folder, index, tiny_encoder).ingest.encoded == 40 - stored
+    assert_clean(folder, index, tiny_encoder)
+
+
+def test_an_index_that_never_rests_is_left_after_some_passes(
+    folder: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    tiny_encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, number = OpenSearchSource(client, index_name), iter(range(1000))
+    refresh = OpenSearchSource.refresh
+
+    def restless(self: OpenSearchSource) -> None:
+        put_documents(opensearch_url, index_name, {IDS[0]: {"text": f"version {next(number)}"}})
+        refresh(self)
+
+    monkeypatch.setattr(OpenSearchSource, "refresh", restless)
+    report = in_step(folder, index, tiny_encoder)
+    assert report.passes == sync.PASSES
+    assert report.last.stale == [IDS[0]]
+    monkeypatch.undo()
+    assert_clean(folder, index, tiny_encoder)
+
+
+def test_an_index_made_again_whose_numbers_are_the_same(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """Each document has the sequence number that it had in the old index, and some have another text."""
+    assert call(opensearch_url, "DELETE", f"/{index_name}").status == 200
+    make_index(opensearch_url, index_name, settings={"number_of_shards": 3})
+    changed = {i: {"text": f"{TEXTS[i]['text']} changed"} for i in IDS[:5]}
+    put_documents(opensearch_url, index_name, {**TEXTS, **changed})
+    index = OpenSearchSource(client, index_name)
+    with pytest.raises(StoreMismatchError, match=r"belongs to OpenSearch index .* pass --allow-other-index"):
+        sync.audit(folder, index)
+    with pytest.raises(StoreMismatchError, match="pass --allow-other-index"):
+        in_step(folder, index, tiny_encoder)
+    found = sync.audit(folder, index, allow_other_index=True)
+    assert (sorted(found.stale), found.rewritten) == (sorted(IDS[:5]), 55)
+    assert in_step(folder, index, tiny_encoder, allow_other_index=True).ingest.encoded == 5
+    assert_clean(folder, index, tiny_encoder)
+    put_documents(opensearch_url, index_name, {IDS[7]: {"text": "another"}})
+    assert sync.audit(folder, index).stale == [IDS[7]]
+
+
+@pytest.mark.parametrize("emptied", ["no document", "no text"])
+def test_a_store_is_not_emptied_unasked(
+    folder: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    tiny_encoder: Encoder,
+    emptied: str,
+) -> None:
+    before = Store.open(folder).manifest
+    assert before.complete
+    if emptied == "no document":
+        delete(opensearch_url, index_name, IDS)
+    else:
+        put_documents(opensearch_url, index_name, {i: {"body": "of another name"} for i in IDS})
+    with pytest.raises(UsageError, match=r"all of the store would be deleted"):
+        in_step(folder, OpenSearchSource(client, index_name), tiny_encoder)
+    assert Store.open(folder).manifest == before
+
+
+def test_blue_and_green(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """Until the switch searches by the alias are what they were, and from then on those of the other index."""
+    name, green = f"{index_name}-alias", f"{index_name}-green"
+    filtered = {"term": {"views": 0}}
+    actions = [{"add": {"index": index_name, "alias": name, "filter": filtered}}]
+    assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    make_index(opensearch_url, green)
+    put_documents(opensearch_url, green, {**TEXTS, IDS[0]: {"text": "tides and moons", "views": 0}})
+    delete(opensearch_url, green, IDS[50:])
+    put_documents(opensearch_url, green, {"green": {"text": "tides of the moon", "views": 0}})
+    index, alias = OpenSearchSource(client, green), Alias(client, name)
+
+    def found() -> list[str]:
+        reranker = Reranker(Store.open(folder), tiny_encoder, missing="error")
+        (ranking,) = reranker.run(
+            [Query("", "tides of the moon")], OpenSearchCandidates(client, name, fields=["text"]), 50
+        )
+        return [f"{d.doc_id} {d.score}" for d in ranking.ranked]
+
+    old = Store.open(folder)
+    before, interrupted = found(), 0
+
+    def look(report: IngestReport) -> None:
+        nonlocal interrupted
+        assert found() == before
+        if report.encoded and not interrupted:
+            interrupted += 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_step(folder, index, tiny_encoder, allow_other_index=True, aside=True, progress=look, index_name=name)
+    assert found() == before
+    assert sync.audit(folder, OpenSearchSource(client, index_name)).clean
+    report = in_step(folder, index, tiny_encoder, allow_other_index=True, aside=True, progress=look, index_name=name)
+    assert interrupted
+    assert report.ingest.encoded < 2, "what was encoded before the interrupt is kept"
+    with pytest.raises(StoreMismatchError):
+        found()  # for that moment, and never a wrong score
+    assert alias.switch(green)
+    assert not alias.switch(green)
+    after = found()
+    assert after != before
+    assert any(line.startswith("green ") for line in after)
+    assert call(opensearch_url, "GET", f"/_alias/{name}").json() == {green: {"aliases": {name: {"filter": filtered}}}}
+    assert_clean(folder, index, tiny_encoder)
+    assert old.gather(IDS).found.all(), "who has the old generation open still has it"
+    assert old.refresh().manifest.origin == index.origin
+    assert not (folder / "manifest.next.json").exists()
+
+
+def test_an_alias_that_cannot_be_switched(
+    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
+) -> None:
+    for number in (1, 2):
+        make_index(opensearch_url, f"{index_name}-{number}")
+        actions = [{"add": {"index": f"{index_name}-{number}", "alias": f"{index_name}-both"}}]
+        assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    for name, message in (
+        (f"{index_name}-both", "is no alias of a single index"),
+        (f"{index_name}-1", "has no alias"),
+        (f"{index_name}-none", "has no alias"),
+        (f"{index_name}-b*", "is no alias of a single index"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Alias(client, name)
+
+
+def test_what_has_no_index_of_its_own(tmp_path: Path, client: opensearchpy.OpenSearch, tiny_encoder: Encoder) -> None:
+    report = IngestReport(InputReport())
+    pipeline.ingest(documents(3), tmp_path / "store", tiny_encoder, recipe=RECIPE, report=report)
+    with pytest.raises(UsageError, match="its index is the one beside it"):
+        sync.check_kind(Store.open(tmp_path / "store"))
+
+
+# The commands
+
+
+def test_audit_and_sync_as_their_users_call_them(tmp_path: Path, opensearch_url: str, index_name: str) -> None:
+    make_index(opensearch_url, index_name)
+    put_documents(opensearch_url, index_name, TEXTS)
+    model, store, server = tiny_checkpoint(tmp_path / "model"), tmp_path / "store", ("--opensearch", opensearch_url)
+    source = f"opensearch:{index_name}"
+    invoke("ingest", source, "--fields", "text", "--store", store, "--model", model, *server).check()
+    whole = invoke("audit", "--store", store, *server).check()
+    assert whole.err.splitlines()[-1] == f"{store}: 60 documents in the index, 0 missing, 0 stale, 0 orphaned"
+    drift(opensearch_url, index_name)
+    found = invoke("audit", "--store", store, *server)
+    assert found.status == 1
+    assert {f"missing {i}" for i in list(NEW)[:4]} < {*found.out.splitlines()}
+    assert "59 documents in the index, 4 missing, 5 stale, 8 orphaned, 3 with nothing to encode" in found.err
+    facts = json.loads(invoke("audit", "--store", store, "--json", *server).out)
+    assert (facts["clean"], sorted(facts["stale"]), facts["rewritten"]) == (False, sorted(IDS[10:15]), 10)
+    done = invoke("sync", "--store", store, *server).check()
+    assert "9 documents encoded (4 were missing, 5 stale), 8 deleted; 59 are in the index" in done.err
+    assert "3 documents of the index have nothing to encode: empty text" in done.err
+    invoke("audit", "--store", store, *server).check()
+
+    green, alias = f"{index_name}-green", f"{index_name}-alias"
+    make_index(opensearch_url, green)
+    put_documents(opensearch_url, green, {**TEXTS, IDS[0]: {"text": "of the green index"}})
+    refused = invoke("sync", "--store", store, "--index", green, *server)
+    assert "pass --allow-other-index" in refused.error
+    assert "needs the index that the alias is to stand for" in invoke("sync", "--store", store, "--switch", alias).error
+    switched = ("sync", "--store", store, "--index", green, "--switch", alias, *server)
+    assert f"has no alias '{alias}'" in invoke(*switched).error
+    actions = [{"add": {"index": index_name, "alias": alias}}]
+    assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    assert f"{alias} stands for {green} now" in invoke(*switched).check().err
+    assert f"{alias} stands for {green} already" in invoke(*switched).check().err
+    rerank = invoke("rerank", TEXTS[IDS[0]]["text"], "--store", store, "--missing", "error", *server)
+    rerank.check()  # by the alias, which the store remembers
+    invoke("audit", "--store", store, *server).check()
+
+
+def test_a_store_with_its_index_beside_it_has_nothing_to_audit(tmp_path: Path) -> None:
+    model, store = tiny_checkpoint(tmp_path / "model"), tmp_path / "store"
+    source = tmp_path / "corpus.jsonl"
+    source.write_text(json.dumps({"_id": "a", "text": "tides"}), encoding="utf-8")
+    invoke("ingest", source, "--store", store, "--model", model).check()
+    for command in ("audit", "sync"):
+        refused = invoke(command, "--store", store, "--opensearch", "http://127.0.0.1:1")
+        assert "follows the store by itself" in refused.error
