@@ -48,7 +48,8 @@ class Repair:
     """What was done to a damaged store.
 
     ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by segment, what was found; ``lost``
-    are the ids of the documents that went with them, and ``unnamed`` counts those whose ids went, too.
+    are the ids of the documents that went with them, in the order in which the store held them, and ``unnamed`` counts
+    those whose ids went, too.
     """
 
     unlisted: list[str] = field(default_factory=list)
@@ -218,7 +219,7 @@ def _embedded(manifest: Manifest) -> bool:
 
 
 def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> dict[int, list[tuple[str, int]]]:
-    """The live documents of each segment, by its number: their ids, and which of its documents they are.
+    """The live documents of each segment, by its number, in its order: their ids, and which of its documents they are.
 
     By the id index; where that is lost as well, by the segments that are ``readable``, and the others are missing.
     """
@@ -234,6 +235,8 @@ def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> 
     places = zip(numbers[columns[layout.SEGMENT_NUMBERS]].tolist(), columns[layout.ORDINALS].tolist(), strict=True)
     for doc_id, (number, ordinal) in zip(IdIndex(columns).ids(), places, strict=True):
         found[number].append((doc_id, ordinal))
+    for documents in found.values():  # the index is in order of hash
+        documents.sort(key=lambda one: one[1])
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreNotFoundError, UsageError
-from colbert_rerank.store import Store, layout, writing
+from colbert_rerank.store import Store, exchange, layout, writing
 from colbert_rerank.types import Query
 from ingest import upkeep
 from tests.collection import documents, ingested
@@ -227,6 +227,21 @@ def test_a_lost_segment_is_named_by_the_index(tmp_path: Path, number: int, damag
     assert done.unnamed == 0
     # what they had replaced in an older segment does not come back
     stores.assert_holds(Store.open(tmp_path, verify="open"), {i: d for i, d in model.items() if i not in expected})
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["index", "no-index"])
+def test_what_is_lost_is_listed_in_the_order_of_the_store(tmp_path: Path, index: bool) -> None:
+    segmented(tmp_path)
+    store = Store.open(tmp_path)
+    in_order = exchange.stored_ids(store)
+    for path, entry in zip(stores.segment_files(tmp_path), store.manifest.segments, strict=True):
+        flip(path, entry.values_offset + 100)
+        flip(path, entry.values_offset + layout.BLOCK + 100)
+    if not index:
+        stores.index_file(tmp_path).unlink()
+    lost = upkeep.repair(tmp_path).lost
+    assert len(lost) > 20
+    assert lost == [doc_id for doc_id in in_order if doc_id in set(lost)]
 
 
 def test_a_lost_segment_without_an_index_is_counted(tmp_path: Path) -> None:
