@@ -22,7 +22,7 @@ def facts(store: Store) -> dict[str, Any]:
     return {
         "store": str(store.folder),
         "store id": manifest.store_id,
-        "format": layout.FORMAT,
+        "format": manifest.format,
         "generation": manifest.generation,
         "documents": len(store),
         "entries no longer live": written - len(store),

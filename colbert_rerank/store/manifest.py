@@ -82,6 +82,7 @@ class Manifest:
     unfinished: int = 0  # ingests that are under way, or did not come to their end
     segments: tuple[SegmentEntry, ...] = ()
     index: IndexEntry | None = None
+    format: int = layout.FORMAT  # of the file that was read; `save` writes the newest
 
     @property
     def complete(self) -> bool:
@@ -211,7 +212,7 @@ def listed_files(folder: Path) -> set[str]:
 
 def save(folder: Path, manifest: Manifest, name: str = layout.MANIFEST) -> None:
     """Put ``manifest`` in the place of the one before it, whole or not at all. Raises StoreWriteError."""
-    data = {"format": layout.FORMAT, **asdict(manifest)}
+    data = asdict(manifest) | {"format": layout.FORMAT}
     data["origin"] = list(manifest.origin) if manifest.origin else None
     data["checksum"] = _BLANK  # the first key in order, so its digits are the first in the file
     blank = json.dumps(data, indent=1, sort_keys=True) + "\n"

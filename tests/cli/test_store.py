@@ -12,6 +12,7 @@ from colbert_rerank.store import Store
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.store import stores
+from tests.store.test_golden import FORMAT1
 
 
 @pytest.fixture
@@ -27,6 +28,14 @@ def test_info_says_what_a_store_holds(files: Files) -> None:
     shown = invoke("store", "info", files.store).check().out
     assert f"documents               {DOCUMENTS}\n" in shown
     assert "choices                 none\n" in shown
+
+
+def test_info_says_which_format_the_manifest_has(files: Files, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(FORMAT1, tmp_path / "old"))
+    for store, expected in ((files.store, 2), (old, 1)):
+        assert json.loads(invoke("store", "info", store, "--json").check().out)["format"] == expected
+    invoke("store", "delete", old, ids_of(old)[0]).check()
+    assert json.loads(invoke("store", "info", old, "--json").check().out)["format"] == 2
 
 
 def test_documents_that_were_replaced_are_counted(copy: Path, files: Files, tmp_path: Path) -> None:
