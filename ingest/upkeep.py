@@ -21,6 +21,7 @@ from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
+from colbert_rerank.store.unit import id_bytes
 from colbert_rerank.types import BM25
 
 SKETCH_AGAIN = "`store compact --sketches` makes sketches again"
@@ -74,6 +75,7 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
                 unit.delete(doc_id)
                 report.deleted += 1
             else:
+                id_bytes(doc_id)  # what cannot be an id is a slip, and not a document that has gone already
                 report.unknown.append(doc_id)
         if len(unit):
             writer.commit(unit, posted=not _embedded(writer.manifest))

@@ -16,6 +16,7 @@ from colbert_rerank.store.coding import code, datasets
 from colbert_rerank.store.columns import Array, Rows
 
 UNKNOWN = bytes(HASH_BYTES)  # a hash that was not taken
+SHOWN = 60  # characters of an id that is too long
 
 
 class StoredRows(NamedTuple):
@@ -63,14 +64,14 @@ class Unit:
         for hash_ in (content_hash, fields_hash):
             if len(hash_) != HASH_BYTES:
                 raise UsageError(f"document {doc_id!r}: one of its hashes has {len(hash_)} bytes, not {HASH_BYTES}")
-        key = _key(doc_id)
+        key = id_bytes(doc_id)
         kept = vectors if isinstance(vectors, StoredRows) else self._cast(doc_id, vectors)
         count = len(kept.rows[layout.VALUES] if isinstance(kept, StoredRows) else kept)
         self._append(key, kept, count, content_hash, fields_hash, seq_no, primary_term)
 
     def delete(self, doc_id: str) -> None:
         """Append a tombstone: what the store held under this id is no longer part of it. Raises UsageError."""
-        self._append(_key(doc_id), None, 0, UNKNOWN, UNKNOWN, -1, -1)
+        self._append(id_bytes(doc_id), None, 0, UNKNOWN, UNKNOWN, -1, -1)
 
     @property
     def only_tombstones(self) -> bool:
@@ -161,11 +162,13 @@ class Unit:
         self._primary_terms.append(primary_term)
 
 
-def _key(doc_id: str) -> bytes:
+def id_bytes(doc_id: str) -> bytes:
+    """An id as a store holds it. Raises UsageError for what it does not take."""
     try:
         key = doc_id.encode("utf-8")
     except UnicodeEncodeError:
         raise UsageError(f"document id {doc_id!a} holds half of a surrogate pair, which is no character") from None
     if not 0 < len(key) <= layout.ID_LIMIT:
-        raise UsageError(f"document id {doc_id!r} has {len(key)} bytes, expected 1 to {layout.ID_LIMIT}")
+        shown = repr(doc_id[:SHOWN]) + ("..." if len(doc_id) > SHOWN else "")
+        raise UsageError(f"document id {shown} has {len(key)} bytes, expected 1 to {layout.ID_LIMIT} of UTF-8")
     return key

@@ -117,6 +117,9 @@ def test_delete(copy: Path, tmp_path: Path) -> None:
     invoke("rerank", "tides", "--store", copy).check()
     refused = invoke("store", "delete", copy)
     assert (refused.status, "no ids: give them as arguments" in refused.err) == (2, True)
+    refused = invoke("store", "delete", copy, others[0], "")
+    assert (refused.status, "document id '' has 0 bytes" in refused.err) == (2, True)
+    assert ids_of(copy) == others
 
 
 def test_compact(copy: Path, files: Files, tmp_path: Path) -> None:

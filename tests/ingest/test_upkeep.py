@@ -82,10 +82,24 @@ def test_all_documents_can_be_deleted(folder: Path, tiny_encoder: Encoder) -> No
     assert ids_of(folder) == before
 
 
-def test_what_cannot_be_an_id_deletes_nothing(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("doc_id", "message"),
+    [
+        ("", "document id '' has 0 bytes, expected 1 to 512 of UTF-8"),
+        ("日" * 171, f"document id '{'日' * 60}'... has 513 bytes, expected 1 to 512 of UTF-8"),
+        ("a\ud800", "half of a surrogate pair"),
+    ],
+    ids=["empty", "too long", "surrogate"],
+)
+def test_what_cannot_be_an_id_deletes_nothing(folder: Path, doc_id: str, message: str) -> None:
     before = ids_of(folder)
-    upkeep.delete(folder, ["", "x" * 600])  # the store holds none such
+    with pytest.raises(UsageError, match=message):
+        upkeep.delete(folder, [min(before), doc_id])
     assert ids_of(folder) == before
+    assert upkeep.delete(folder, ["x" * 512]).unknown == ["x" * 512]
+
+
+def test_nothing_is_deleted_where_no_store_is(folder: Path) -> None:
     with pytest.raises(StoreNotFoundError):
         upkeep.delete(folder / "nothing", ["a"])
     assert not (folder / "nothing").exists()
