@@ -140,6 +140,11 @@ def export(folder: Path, output: str, format: str, ids: str | None, field: str) 
     from colbert_rerank.lines import read_ids
     from colbert_rerank.store import Store, exchange
 
+    if output == "-" and format in ("numpy", "pylate"):
+        raise UsageError(
+            f"--format {format} makes {'a folder' if format == 'numpy' else 'a file'} and cannot go to stdout: give a "
+            "path with --output. Bodies of _bulk can: --format opensearch or elasticsearch"
+        )
     opened = Store.open(folder)
     wanted = read_ids(ids) if ids else None
     with working(f"writing {output}"):

@@ -180,6 +180,16 @@ def test_export_and_import(copy: Path, tmp_path: Path) -> None:
     assert (refused.status, "is there already" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize("format", ["numpy", "pylate"])
+def test_what_cannot_be_exported_to_stdout(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = invoke("store", "export", files.store, "--format", format, "--output", "-")
+    assert (refused.status, refused.error.count("--format opensearch or elasticsearch")) == (2, 1)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_ingest_options_of_long_documents(files: Files, tmp_path: Path) -> None:
     arguments = ("ingest", files.corpus, "--model", files.model)
     invoke(*arguments, "--store", tmp_path / "a", "--long-docs", "windows", "--pool-factor", "2").check()
