@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from colbert_rerank.errors import StoreCorruptError, StoreError, StoreNotFoundError, StoreWriteError, UsageError
+from colbert_rerank.errors import StoreError, StoreNotFoundError, StoreWriteError, UsageError
 from colbert_rerank.store import files, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest
@@ -101,10 +101,6 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
         try:
             writer = StoreWriter(folder, manifests.load(folder), lock, alone=alone)
         except StoreNotFoundError:
-            if lost := sum(1 for _ in (folder / layout.SEGMENTS).glob("*.h5")):
-                raise StoreCorruptError(
-                    f"{folder}: {layout.MANIFEST} is missing, but {lost} files of a store are there. {layout.RESTORE}"
-                ) from None
             writer = StoreWriter(folder, new, lock, alone=alone)
             manifests.save(folder, new)
             made.insert(0, folder / layout.MANIFEST)

@@ -128,12 +128,18 @@ def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
 
     Keys that this version does not know are skipped, and not written again.
 
-    Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError.
+    Raises StoreNotFoundError, StoreFormatError (a newer format) or StoreCorruptError (it is damaged, or it has gone and
+    the files it listed are there).
     """
     path = folder / name
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        left = sum(1 for _ in (folder / layout.SEGMENTS).glob("*.h5")) if name == layout.MANIFEST else 0
+        if left:
+            raise StoreCorruptError(
+                f"{folder}: {name} is missing, but {left} files of a store are there. Restore the store from a copy"
+            ) from None
         raise StoreNotFoundError(f"{folder}: no store here ({name} is missing); make one with `ingest`") from None
     except OSError as error:
         kind = (

@@ -94,6 +94,17 @@ def test_no_store_is_no_damaged_one(tmp_path: Path) -> None:
         assert "no store here" in invoke("store", command, tmp_path).error
 
 
+def test_a_store_without_its_manifest_is_no_empty_folder(copy: Path, files: Files) -> None:
+    (copy / "manifest.json").unlink()
+    before = sorted(copy.rglob("*"))
+    expected = f"{copy}: manifest.json is missing, but 2 files of a store are there. Restore the store from a copy"
+    for command in ("info", "verify", "repair", "compact"):
+        assert invoke("store", command, copy).error == expected
+    assert invoke("rerank", "tides", "--store", copy).error == expected
+    assert invoke("ingest", files.corpus, "--store", copy, "--model", files.model).error == expected
+    assert sorted(copy.rglob("*")) == before
+
+
 def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
     victim = max((copy / "bm25").iterdir(), key=lambda path: path.stat().st_size)
     stores.edit(victim, lambda data: data.__setitem__(9, data[9] ^ 1))
