@@ -26,6 +26,19 @@ from colbert_rerank.store import Manifest
 FINGERPRINT = "fingerprint"
 FINGERPRINT_TOLERANCE = 1e-3  # as a share of the greatest: other machines and versions give 1e-5
 LISTED = 8  # of a longer list, such as that of tokens to skip, only the number is shown
+# What a user gives to have another: where there is an option, a difference and a choice are named by it.
+OPTIONS = {
+    "query_length": "--query-length",
+    "document_length": "--doc-length",
+    "skip_before": "--doc-skip before-encode",
+    "fields": "--fields",
+    "stride": "--long-docs windows --stride",
+    "pool_factor": "--pool-factor",
+    "doc_skip": "--doc-skip",
+    "base": "--base",
+    "projection": "--projection",
+    "text_documents": "--text-documents",
+}
 # The packages whose versions may move a vector's last bits.
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "h5py")
 
@@ -112,9 +125,10 @@ def made_with(manifest: Manifest) -> tuple[str, Choices]:
 
 
 def described(manifest: Manifest) -> str:
-    """`made_with` in words: ``model 'starter', query_length 16``."""
+    """`made_with` in words: ``model 'starter', --query-length 16``."""
     model, choices = made_with(manifest)
-    return ", ".join([f"model {model!r}", *(f"{name} {value}" for name, value in choices.stated().items())])
+    stated = [OPTIONS[name] + ("" if value is True else f" {value}") for name, value in choices.stated().items()]
+    return ", ".join([f"model {model!r}", *stated])
 
 
 def _same(name: str, stored: Any, given: Any) -> bool:
@@ -124,18 +138,26 @@ def _same(name: str, stored: Any, given: Any) -> bool:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, list) and len(value) > LISTED:
         return f"{len(value)} of them"
     return repr(value)
 
 
 def check(store: Path, what: str, stored: dict[str, Any], given: dict[str, Any], advice: str) -> None:
-    """Raises StoreMismatchError where the two identities differ, naming each difference with both sides."""
+    """Raises StoreMismatchError where the two identities differ, naming each difference with both sides.
+
+    By the option of the command line that makes it, where there is one.
+    """
     names = sorted(stored.keys() | given.keys())
     other = [name for name in names if not _same(name, stored.get(name), given.get(name))]
     if not other:
         return
     if "tensors" in other:  # which says it already
         other = [name for name in other if name != FINGERPRINT]
-    sides = [f"{name}: the store has {_shown(stored.get(name))}, this run {_shown(given.get(name))}" for name in other]
+    sides = [
+        f"{OPTIONS.get(name, name)}: the store has {_shown(stored.get(name))}, this run {_shown(given.get(name))}"
+        for name in other
+    ]
     raise StoreMismatchError(f"{store}: made with another {what} ({'; '.join(sides)}). {advice}")

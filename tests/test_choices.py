@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from colbert_rerank import identity
 from colbert_rerank.checkpoints import Choices, load_checkpoint
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, StoreMismatchError, UsageError
 from colbert_rerank.rerank import Reranker
+from ingest.cli.ingest import ingest
 from tests.cli.conftest import Files, files
 from tests.cli.terminal import invoke
 from tests.collection import documents, ingested
-from tests.tiny import HIDDEN
+from tests.store.stores import new_manifest
+from tests.tiny import DOCUMENT_LENGTH, HIDDEN
 
 __all__ = ["files"]
 
@@ -147,8 +151,36 @@ def test_another_way_to_skip_is_another_document_identity(tiny: Path, tmp_path: 
     with pytest.raises(StoreMismatchError, match="way of making texts"):
         ingested(tmp_path / "store", before, documents(3))
     Reranker(store, before)
-    with pytest.raises(StoreMismatchError, match=r"skip_before: the store has None, this run True.* with what it was"):
+    with pytest.raises(
+        StoreMismatchError, match=r"\(--doc-skip before-encode: the store has none, this run True.* with what it was"
+    ):
         Reranker(store, before, missing="encode")
+
+
+def test_what_differs_is_named_by_its_option(files: Files, tmp_path: Path) -> None:
+    arguments = ("ingest", files.corpus, "--store", tmp_path / "store", "--model", files.model)
+    invoke(*arguments, "--long-docs", "windows", "--stride", "20", "--pool-factor", "2").check()
+    options = ("--doc-length", "20", "--doc-skip", "before-encode", "--fields", "text", "--pool-factor", "3")
+    failed = invoke(*arguments, *options)
+    for difference in (
+        f"--doc-length: the store has {DOCUMENT_LENGTH}, this run 20",
+        "--doc-skip before-encode: the store has none, this run True",
+        "--fields: the store has ['title', 'text'], this run ['text']",
+        "--long-docs windows --stride: the store has 20, this run none",
+        "--pool-factor: the store has 2, this run 3",
+    ):
+        assert difference in failed.error
+
+
+def test_every_choice_is_an_option_of_ingest() -> None:
+    choices = Choices(8, 9, "before-encode", "base", "identity", text_documents=True)
+    manifest = replace(new_manifest(), provenance={"model": "m", "choices": choices.stated()})
+    assert identity.described(manifest) == (
+        "model 'm', --query-length 8, --doc-length 9, --doc-skip before-encode, --base base, --projection identity, "
+        "--text-documents"
+    )
+    options = {option for parameter in ingest.params for option in parameter.opts}
+    assert {word for name in identity.OPTIONS.values() for word in name.split() if word.startswith("--")} <= options
 
 
 def test_a_store_is_searched_with_what_it_was_made_with(files: Files, tmp_path: Path) -> None:
@@ -164,8 +196,8 @@ def test_a_store_is_searched_with_what_it_was_made_with(files: Files, tmp_path: 
     reranker = Reranker.open(store)
     assert reranker.encoder.checkpoint.choices == Choices(query_length=16, document_length=20)
     failed = invoke(*arguments)
-    assert "query_length: the store has 16, this run 32" in failed.error
-    assert f"with what this store was made with (model '{model}', query_length 16, document_length 20)" in failed.error
+    assert "--query-length: the store has 16, this run 32" in failed.error
+    assert f"with what this store was made with (model '{model}', --query-length 16, --doc-length 20)" in failed.error
     model.rename(tmp_path / "moved")
     failed = invoke("rerank", "Publix", "--store", store)
     assert f"{store}: it was made with the model '{model}'" in failed.error

@@ -199,7 +199,7 @@ def test_a_store_of_pages_is_no_store_of_texts(folder: Path, tmp_path: Path, enc
     with pytest.raises(UsageError, match="the store is of page images, which an index cannot give back"):
         Reranker(store, encoder, missing="encode")
     read = Encoder.load(str(MODEL), device="cpu", choices=Choices(text_documents=True))
-    with pytest.raises(StoreMismatchError, match="pages: the store has True, this run None"):
+    with pytest.raises(StoreMismatchError, match="pages: the store has True, this run none"):
         ingest([], store.folder, read, recipe=Recipe(), report=IngestReport(InputReport()), codec="float32")
 
 

@@ -406,7 +406,7 @@ def test_an_index_that_is_only_read(folder: Path, tiny_encoder: Encoder) -> None
 
 
 REFUSED: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
-    "fields": ({"recipe": RECIPE}, ("fields: the store has ['text'], this run ['title', 'text']",)),
+    "fields": ({"recipe": RECIPE}, ("--fields: the store has ['text'], this run ['title', 'text']",)),
     "separator": ({"recipe": Recipe(("text",), "\n")}, (r"separator: the store has ' ', this run '\n'",)),
     "codec": ({"codec": "float32"}, ("holds float16 vectors, float32 was asked for",)),
     "index": (
