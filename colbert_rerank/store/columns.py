@@ -124,6 +124,8 @@ def read(
     try:
         with h5py.File(Window(mapped.data), "r") as file:
             for name, dataset in file.items():
+                if dataset is None:  # it has a name, and what HDF5 says of it is damaged
+                    raise StoreCorruptError(f"{path}: the header of dataset {name} is damaged. {layout.RESTORE}")
                 if layout.CHECKSUM not in dataset.attrs:  # rows, or what a later version keeps beside columns
                     continue
                 sums[name] = dataset.attrs[layout.CHECKSUM].decode("ascii")

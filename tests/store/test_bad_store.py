@@ -410,6 +410,18 @@ def test_a_flipped_bit_in_a_column(
         refused(folder, file.name, column)
 
 
+@pytest.mark.parametrize("which", ["segment", "index"])
+def test_the_header_of_one_dataset(folder: Path, caplog: pytest.LogCaptureFixture, which: str) -> None:
+    file = stores.index_file(folder) if which == "index" else stores.segment_files(folder)[1]
+    with h5py.File(file, "r") as opened:
+        place = h5py.h5o.get_info(opened["row_counts"].id).addr
+    flip(file, place + 8)
+    if which == "index":
+        rebuilt(folder, caplog, f"{file.name}: the header of dataset row_counts is damaged. Nothing is lost")
+    else:
+        refused(folder, f"{file.name}: the header of dataset row_counts is damaged. Restore the store")
+
+
 def test_flipped_bits_in_headers_are_found_or_do_not_matter(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(3)
     for file in (stores.segment_files(folder)[1], stores.index_file(folder)):
