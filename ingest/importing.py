@@ -16,10 +16,11 @@ from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.recipe import HASH_BYTES, Recipe
 from colbert_rerank.store import files, layout, writing
 from colbert_rerank.store.columns import Array
-from colbert_rerank.store.exchange import DESCRIBED, Arrays, manifest_of, read_arrays
+from colbert_rerank.store.exchange import DESCRIBED, IDS, Arrays, manifest_of, read_arrays
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.types import BM25
 from ingest.admission import new_manifest
+from ingest.validation import id_problem
 
 
 def import_arrays(
@@ -34,6 +35,9 @@ def import_arrays(
     StoreWriteError.
     """
     arrays = read_arrays(source)
+    for number, doc_id in enumerate(arrays.ids):
+        if problem := id_problem(doc_id):
+            raise InputError(problem[1], where=f"{source / IDS}[{number}]")
     new = _manifest(arrays, source, model, recipe, codec or str(arrays.vectors.dtype))
     if arrays.vectors.shape[1] != new.dim:
         raise InputError(f"has {arrays.vectors.shape[1]} dimensions, the model makes {new.dim}", where=str(source))

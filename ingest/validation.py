@@ -103,7 +103,7 @@ def validated(documents: Iterable[Document], recipe: Recipe, report: InputReport
 def refusal(document: Document, text: str, recipe: Recipe) -> tuple[str, str] | None:
     """(cause, message) for a document that cannot be used; ``text`` is what the recipe makes of it."""
     doc_id = document.doc_id
-    if not _is_plain(doc_id) and (problem := _id_problem(doc_id)):
+    if not _is_plain(doc_id) and (problem := id_problem(doc_id)):
         return problem
     if not text and not recipe.pages:
         return "empty text", _empty_text(document, recipe)
@@ -153,7 +153,7 @@ def is_encodable(text: str) -> bool:
 _SURROGATE = "holds half of a surrogate pair (a \\ud800-\\udfff escape on its own), which is no character"
 
 
-def _id_problem(doc_id: str) -> tuple[str, str] | None:
+def id_problem(doc_id: str) -> tuple[str, str] | None:
     """(cause, message) for an id that cannot be used."""
     if not doc_id:
         return "empty id", "the id is empty"

@@ -12,9 +12,10 @@ The folder of arrays that `export_arrays` writes and `read_arrays` reads:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +29,11 @@ from colbert_rerank.store.reader import Store
 from colbert_rerank.types import QUALIFIED, Origin
 
 VECTORS, OFFSETS, IDS, MADE_WITH = "vectors.npy", "offsets.npy", "ids.json", "store.json"
-DESCRIBED = ("content_hashes.npy", "fields_hashes.npy", "seq_nos.npy", "primary_terms.npy")
+HASHES = ("content_hashes.npy", "fields_hashes.npy")
+DESCRIBED = (*HASHES, "seq_nos.npy", "primary_terms.npy")
 AT_ONCE = 1000  # documents
+# What json and NumPy raise of a damaged file: NumPy takes its header for Python.
+_UNREADABLE = (OSError, ValueError, EOFError, OverflowError, RecursionError, SyntaxError, TokenError)
 # What a field for vectors must be, where late interaction is scored inside the engine.
 OPENSEARCH_FIELD = {"type": "object", "enabled": False}
 
@@ -131,13 +135,10 @@ def export_bulk(store: Store, field: str, doc_ids: Sequence[str] | None = None) 
 
 def read_arrays(folder: Path) -> Arrays:
     """The folder of arrays, its large one mapped. Raises InputError where a file is missing or does not fit."""
-    try:
-        ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
-        vectors, offsets = (np.load(folder / name, mmap_mode="r") for name in (VECTORS, OFFSETS))
-        described = {name: np.load(folder / name) for name in DESCRIBED if (folder / name).exists()}
-        made_with = json.loads((folder / MADE_WITH).read_text("utf-8")) if (folder / MADE_WITH).exists() else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a folder of arrays ({VECTORS}, {OFFSETS}, {IDS}): {error}", where=str(folder)) from None
+    ids = _read(folder / IDS, _json)
+    vectors, offsets = (_read(folder / name, _array) for name in (VECTORS, OFFSETS))
+    described = {name: _read(folder / name, _array) for name in DESCRIBED if (folder / name).exists()}
+    made_with = _read(folder / MADE_WITH, _json) if (folder / MADE_WITH).exists() else None
     if not isinstance(ids, list) or not all(isinstance(doc_id, str) for doc_id in ids) or len(set(ids)) != len(ids):
         raise InputError("must be a list of texts, each once", where=str(folder / IDS))
     count = len(ids)
@@ -146,12 +147,52 @@ def read_arrays(folder: Path) -> Arrays:
             f"is {vectors.dtype} {list(vectors.shape)}, expected float16 or float32 [sum T, d]",
             where=str(folder / VECTORS),
         )
-    sound = offsets.shape == (count + 1,) and np.issubdtype(offsets.dtype, np.integer)
-    if not sound or offsets[0] != 0 or offsets[-1] != len(vectors) or (np.diff(offsets) < 0).any():
-        raise InputError(f"must rise from 0 to {len(vectors)}, {count + 1} numbers", where=str(folder / OFFSETS))
-    if wrong := [name for name, column in described.items() if len(column) != count]:
-        raise InputError(f"has not one entry for each of the {count} ids", where=str(folder / wrong[0]))
+    _check_integers(folder / OFFSETS, offsets, count + 1)
+    fall = offsets[1:] < offsets[:-1]  # a difference of unsigned numbers is never below 0
+    if offsets[0] != 0 or offsets[-1] != len(vectors) or fall.any():
+        raise InputError(f"must rise from 0 to {len(vectors)}, the number of vectors", where=str(folder / OFFSETS))
+    for name, column in described.items():
+        if name in HASHES and (column.dtype != np.uint8 or column.shape != (count, HASH_BYTES)):
+            raise InputError(
+                f"is {column.dtype} {list(column.shape)}, expected uint8 [{count}, {HASH_BYTES}]: a hash for each id",
+                where=str(folder / name),
+            )
+        if name not in HASHES:
+            _check_integers(folder / name, column, count)
+            if column.min(initial=-1) < -1:
+                raise InputError(f"holds {column.min()}, expected -1 (unknown) or more", where=str(folder / name))
     return Arrays(ids, vectors, offsets.astype(np.int64), described, made_with)
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"not a folder of arrays ({VECTORS}, {OFFSETS}, {IDS}): {path.name} is missing", where=str(path.parent)
+        ) from None
+    except _UNREADABLE as error:
+        what = "JSON in UTF-8" if path.suffix == ".json" else "one array of numbers as numpy.save writes it"
+        # NumPy goes on with how to load what is not to be trusted
+        reason = " ".join(str(error).partition(". ")[0].split())
+        raise InputError(f"cannot be read ({reason}), expected {what}", where=str(path)) from None
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _array(path: Path) -> Array:
+    found = np.load(path, mmap_mode="r")
+    if not isinstance(found, np.ndarray):  # several, in a zip file
+        raise ValueError("an archive")
+    return found
+
+
+def _check_integers(path: Path, column: Array, count: int) -> None:
+    fit = column.dtype.kind in "iu" and np.can_cast(column.dtype, np.int64)
+    if not fit or column.shape != (count,):
+        raise InputError(f"is {column.dtype} {list(column.shape)}, expected int64 [{count}]", where=str(path))
 
 
 def _described(store: Store, ids: Sequence[str]) -> dict[str, Array]:
@@ -184,6 +225,8 @@ def manifest_of(made_with: dict[str, Any], store_id: str, codec: str) -> Manifes
         )
         if not made.recipe.fields or not made.query_identity:
             raise ValueError("it names no fields, or no model")
+        if not all(isinstance(text, str) for text in (*made.recipe.fields, made.recipe.separator, *(origin or ()))):
+            raise ValueError("a name in it is no text")
         return made
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"does not say what the vectors were made with: {error}", where=MADE_WITH) from None

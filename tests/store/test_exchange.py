@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -16,11 +17,14 @@ from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Store, exchange
 from colbert_rerank.types import CODECS
 from ingest.importing import import_arrays
+from ingest.validation import id_problem
 from tests.collection import documents, ingested
+from tests.ingest.test_validation import BAD_IDS
 from tests.store import stores
 
-UNITS = [stores.random_docs([f"a{i}" for i in range(20)], 1), stores.random_docs(["a3", "b 日本", 'c"\n'], 2)]
+UNITS = [stores.random_docs([f"a{i}" for i in range(20)], 1), stores.random_docs(["a3", "b 日本", 'c"\\'], 2)]
 MODEL = UNITS[0] | UNITS[1]
+ROWS = sum(len(doc.matrix) for doc in MODEL.values())
 RECIPE = Recipe(("text",))
 MADE = {
     "dim": 8,
@@ -29,6 +33,13 @@ MADE = {
     "query_identity": {"dim": 8},
     "document_identity": {"fields": ["text"], "separator": " "},
 }
+
+NOT_CLOSED = b"\x93NUMPY\x01\x00" + (80).to_bytes(2, "little") + b"{'descr': '<i8'".ljust(80)
+
+
+def falling(dtype: str) -> npt.NDArray[np.integer]:
+    """Offsets that begin and end where they should."""
+    return np.array([0, ROWS, 1, *[ROWS] * 20], dtype)
 
 
 @pytest.fixture
@@ -111,6 +122,8 @@ def broken(arrays: Path, name: str, content: object) -> Path:
         np.save(arrays / name, content)
     elif content is None:
         (arrays / name).unlink()
+    elif isinstance(content, bytes):
+        (arrays / name).write_bytes(content)
     else:
         (arrays / name).write_text(json.dumps(content), encoding="utf-8")
     return arrays
@@ -124,21 +137,59 @@ def broken(arrays: Path, name: str, content: object) -> Path:
         ("ids.json", ["a", "a"], "must be a list of texts, each once"),
         ("ids.json", [1, 2], "must be a list of texts, each once"),
         ("ids.json", 7, "must be a list of texts, each once"),
-        ("ids.json", ["a"], "must rise from 0 to"),
-        ("vectors.npy", np.zeros((3, 8)), "is float64"),
+        ("ids.json", ["a"], r"offsets.npy: is int64 \[23\], expected int64 \[2\]"),
+        ("ids.json", b'["a"', r"ids.json: cannot be read \(Expecting ',' .*, expected JSON in UTF-8"),
+        ("ids.json", b'["\xff"]', r"ids.json: cannot be read \('utf-8' codec can't decode"),
+        ("ids.json", b"[" * 100_000, "ids.json: cannot be read"),
+        ("vectors.npy", np.zeros((3, 8)), r"vectors.npy: is float64 \[3, 8\]"),
         ("vectors.npy", np.zeros(3, np.float16), "expected float16 or float32"),
-        ("offsets.npy", np.zeros(23), "must rise from 0 to"),
-        ("offsets.npy", np.array([0, 4, 2]), "must rise from 0 to"),
-        ("seq_nos.npy", np.zeros(3), "has not one entry for each of the 22 ids"),
+        ("vectors.npy", np.ones((), np.float32), "expected float16 or float32"),
+        ("vectors.npy", b"", r"vectors.npy: cannot be read \(No data left in file\)"),
+        ("vectors.npy", b"PK\x05\x06" + bytes(18), r"vectors.npy: cannot be read \(an archive\), expected one array"),
+        ("offsets.npy", NOT_CLOSED, "offsets.npy: cannot be read"),
+        ("offsets.npy", np.zeros(23), r"offsets.npy: is float64 \[23\], expected int64 \[23\]"),
+        ("offsets.npy", np.zeros((), np.int64), r"offsets.npy: is int64 \[\], expected int64 \[23\]"),
+        ("offsets.npy", np.zeros(23, "m8[s]"), r"is timedelta64\[s\] \[23\], expected int64 \[23\]"),
+        ("offsets.npy", np.zeros(23, bool), r"is bool \[23\], expected int64 \[23\]"),
+        ("offsets.npy", np.zeros(23, object), "offsets.npy: cannot be read"),
+        ("offsets.npy", np.arange(23), f"offsets.npy: must rise from 0 to {ROWS}, the number of vectors"),
+        ("offsets.npy", falling("i8"), f"must rise from 0 to {ROWS}"),
+        ("offsets.npy", falling("u4"), f"must rise from 0 to {ROWS}"),
+        ("content_hashes.npy", np.zeros((), "u1"), r"content_hashes.npy: is uint8 \[\], expected uint8 \[22, 16\]"),
+        ("content_hashes.npy", np.zeros((22, 8), "u1"), r"is uint8 \[22, 8\], expected uint8 \[22, 16\]"),
+        ("content_hashes.npy", np.zeros((22, 16)), r"is float64 \[22, 16\], expected uint8 \[22, 16\]"),
+        ("fields_hashes.npy", np.full(22, "a"), r"fields_hashes.npy: is <U1 \[22\], expected uint8 \[22, 16\]"),
+        ("fields_hashes.npy", np.full(22, None), "fields_hashes.npy: cannot be read"),
+        ("seq_nos.npy", np.zeros(3), r"seq_nos.npy: is float64 \[3\], expected int64 \[22\]"),
+        ("seq_nos.npy", np.zeros((), "i8"), r"seq_nos.npy: is int64 \[\], expected int64 \[22\]"),
+        ("seq_nos.npy", np.full(22, np.nan), r"seq_nos.npy: is float64 \[22\], expected int64 \[22\]"),
+        ("seq_nos.npy", np.full(22, 1 << 63, "u8"), r"seq_nos.npy: is uint64 \[22\], expected int64 \[22\]"),
+        ("seq_nos.npy", np.full(22, -2), r"seq_nos.npy: holds -2, expected -1 \(unknown\) or more"),
+        ("primary_terms.npy", np.full(22, "7"), r"primary_terms.npy: is <U1 \[22\], expected int64 \[22\]"),
+        ("store.json", b"{", r"store.json: cannot be read \(Expecting property name"),
         ("store.json", {"dim": 8}, "does not say what the vectors were made with"),
         ("store.json", [], "does not say what the vectors were made with"),
         ("store.json", MADE | {"document_identity": {}}, "does not say what the vectors were made with"),
         ("store.json", MADE | {"query_identity": {}}, "it names no fields, or no model"),
+        ("store.json", MADE | {"dim": float("inf")}, "does not say what the vectors were made with"),
+        ("store.json", MADE | {"origin": [1, 2, 3]}, "a name in it is no text"),
+        ("store.json", MADE | {"document_identity": {"fields": [7], "separator": " "}}, "a name in it is no text"),
     ],
 )
 def test_arrays_that_do_not_fit(arrays: Path, tmp_path: Path, name: str, content: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         import_arrays(broken(arrays, name, content), tmp_path / "again", recipe=RECIPE)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("doc_id", [one[0] for one in BAD_IDS.values()], ids=BAD_IDS)
+def test_ids_that_an_ingest_refuses(arrays: Path, tmp_path: Path, doc_id: str) -> None:
+    ids = json.loads((arrays / "ids.json").read_text(encoding="utf-8"))
+    ids[7] = doc_id
+    _, message = id_problem(doc_id) or ("", "")
+    with pytest.raises(InputError) as refusal:
+        import_arrays(broken(arrays, "ids.json", ids), tmp_path / "again", recipe=RECIPE)
+    assert str(refusal.value) == f"{arrays / 'ids.json'}[7]: {message}"
     assert not (tmp_path / "again").exists()
 
 
