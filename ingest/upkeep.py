@@ -6,7 +6,7 @@ refused as behind. An index of OpenSearch is its owner's: what is deleted here i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
@@ -101,6 +102,9 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
 def repair(folder: Path) -> Repair:
     """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
 
+    Of a damaged column that documents can do without (`Segment.mend`) nothing is known afterwards, as of a document's
+    text, which the next ingest then encodes again.
+
     The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
     StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged: without it nothing can be read.
     """
@@ -113,25 +117,30 @@ def repair(folder: Path) -> Repair:
         except StoreCorruptError as error:
             index, report.damages[layout.BM25] = None, str(error)
         entries = writer.manifest.segments
+        places = _places(folder, writer.manifest)
+        sums = _block_checksums(writer.manifest, places)
         readable: dict[int, Segment] = {}
         gone: dict[int, npt.NDArray[np.bool_]] = {}  # which of a segment's documents
         for number, entry in enumerate(entries):
             try:
                 (one,) = map_segments(folder, [entry], row_shapes(writer.manifest))[1]
+                found = [f"{name}, which its documents can do without" for name in one.mend(sums[number])]
                 lost = _damaged_documents(one)
                 if layout.SKETCHES in one.rows and [*one.damaged(layout.SKETCHES)]:
                     report.damages[layout.SKETCHES] = f"of {entry.file}, and dropped. {SKETCH_AGAIN}"
                 readable[number] = one
                 if lost.any():
+                    found.append(f"the vectors of {lost.sum():,} of its {lost.size:,} documents")
+                if found:
                     gone[number] = lost
-                    report.damages[entry.file] = f"the vectors of {lost.sum():,} of its {lost.size:,} documents"
+                    report.damages[entry.file] = "; ".join(found)
             except StoreCorruptError as error:
                 gone[number] = np.ones(entry.documents, dtype=bool)
                 report.damages[entry.file] = _reason(error)
         if layout.SKETCHES in report.damages and writer.manifest.sketches:
             writer.drop_sketches()
         if gone:
-            live = _live(folder, writer.manifest, readable)
+            live = _live(len(entries), places, readable)
             report.unnamed = sum(mask.size for number, mask in gone.items() if number not in live)
             report.lost = [i for number, mask in gone.items() for i, at in live.get(number, ()) if mask[at]]
             known = {doc_id for documents in live.values() for doc_id, _ in documents}
@@ -220,22 +229,39 @@ def _embedded(manifest: Manifest) -> bool:
     return manifest.origin is not None and manifest.origin.kind == BM25
 
 
-def _live(folder: Path, manifest: Manifest, readable: Mapping[int, Segment]) -> dict[int, list[tuple[str, int]]]:
-    """The live documents of each segment, by its number, in its order: their ids, and which of its documents they are.
+def _places(folder: Path, manifest: Manifest) -> dict[str, Array] | None:
+    """The columns of the id index, where it is sound."""
+    try:
+        return read_index(folder, manifest.index) if manifest.index else None
+    except StoreCorruptError:
+        return None
+
+
+def _block_checksums(manifest: Manifest, places: Mapping[str, Array] | None) -> Sequence[Array | None]:
+    """Those of each segment's values, as the id index repeats them."""
+    width, dtype = row_shapes(manifest)[layout.VALUES]
+    size = width * np.dtype(dtype).itemsize
+    ends = np.cumsum([-(-entry.rows * size // layout.BLOCK) for entry in manifest.segments])
+    repeated = places.get(layout.BLOCK_CHECKSUMS) if places else None
+    if repeated is None or repeated.size != ends[-1:].sum():
+        return [None] * len(manifest.segments)
+    return np.split(repeated, ends[:-1])
+
+
+def _live(
+    count: int, places: Mapping[str, Array] | None, readable: Mapping[int, Segment]
+) -> dict[int, list[tuple[str, int]]]:
+    """The live documents of each of ``count`` segments, in its order: their ids, and which of its documents they are.
 
     By the id index; where that is lost as well, by the segments that are ``readable``, and the others are missing.
     """
-    numbers: npt.NDArray[np.int64] = np.arange(len(manifest.segments))
-    try:
-        if manifest.index is None:
-            raise StoreCorruptError("there is none")
-        columns = read_index(folder, manifest.index)
-    except StoreCorruptError:
-        columns = ids.build([one.columns for one in readable.values()])
+    numbers: npt.NDArray[np.int64] = np.arange(count)
+    if places is None:
+        places = ids.build([one.columns for one in readable.values()])
         numbers = np.array(list(readable), dtype=np.int64)
     found: dict[int, list[tuple[str, int]]] = {number: [] for number in numbers.tolist()}
-    places = zip(numbers[columns[layout.SEGMENT_NUMBERS]].tolist(), columns[layout.ORDINALS].tolist(), strict=True)
-    for doc_id, (number, ordinal) in zip(IdIndex(columns).ids(), places, strict=True):
+    at = zip(numbers[places[layout.SEGMENT_NUMBERS]].tolist(), places[layout.ORDINALS].tolist(), strict=True)
+    for doc_id, (number, ordinal) in zip(IdIndex(places).ids(), at, strict=True):
         found[number].append((doc_id, ordinal))
     for documents in found.values():  # the index is in order of hash
         documents.sort(key=lambda one: one[1])

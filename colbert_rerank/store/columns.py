@@ -118,6 +118,24 @@ def read(
     Raises StoreCorruptError where one is missing, of another type, damaged, or where the digest of all columns is not
     ``verify``.
     """
+    found, damaged = read_marked(path, mapped, required, verify, optional)
+    if damaged:
+        raise damage(path, damaged[0])
+    return found
+
+
+def damage(path: Path, name: str) -> StoreCorruptError:
+    return StoreCorruptError(f"{path}: column {name} is damaged, its checksum does not match. {layout.RESTORE}")
+
+
+def read_marked(
+    path: Path,
+    mapped: Array,
+    required: Mapping[str, str],
+    verify: str,
+    optional: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Array], list[str]]:
+    """The same, and the names of those that are damaged, for which nothing is raised."""
     expected = {**required, **(optional or {})}
     found: dict[str, Array] = {}
     sums = {}
@@ -139,10 +157,7 @@ def read(
         raise StoreCorruptError(f"{path}: the columns {missing} are missing. {layout.RESTORE}")
     if _digest(sums) != verify:
         raise StoreCorruptError(f"{path}: this is not the file that the manifest lists. {layout.RESTORE}")
-    for name, data in found.items():
-        if _checksum(data) != sums[name]:
-            raise StoreCorruptError(f"{path}: column {name} is damaged, its checksum does not match. {layout.RESTORE}")
-    return found
+    return found, [name for name, data in found.items() if _checksum(data) != sums[name]]
 
 
 def view(mapped: Array, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

@@ -32,12 +32,13 @@ SKETCHES = "sketches"  # [r, width of the sketches' codec] uint8; missing where 
 ROW_COUNTS = "row_counts"  # [n] uint32
 ID_LENGTHS = "id_lengths"  # [n] uint16, bytes
 ID_BYTES = "id_bytes"  # [sum of lengths] uint8, UTF-8
-CONTENT_HASHES = "content_hashes"  # [n, 16] uint8, BLAKE2b of the encoded text
+CONTENT_HASHES = "content_hashes"  # [n, 16] uint8, BLAKE2b of the encoded text, zeros where unknown
 FIELD_HASHES = "field_hashes"  # [n, 16] uint8, BLAKE2b of all fields as JSON, zeros where unknown
 SEQ_NOS = "seq_nos"  # [n] int64, -1 where unknown
 PRIMARY_TERMS = "primary_terms"  # [n] int64, -1 where unknown
 BLOCK_CHECKSUMS = "block_checksums"  # [ceil(bytes of values / BLOCK)] uint64, XXH3-64
 SKETCH_CHECKSUMS = "sketch_checksums"  # the same of the sketches
+# Infinity where unknown:
 MAX_ERRORS = "max_errors"  # [n] float32, the greatest |vector - decoded vector| in a document; missing for floats
 SKETCH_ERRORS = "sketch_errors"  # [n] float32, the greatest |decoded value - decoded sketch| in a document
 DELETED = "deleted"  # [n] uint8, 1 for a tombstone, which has no rows; missing where there is none

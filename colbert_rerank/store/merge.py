@@ -8,19 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.recipe import HASH_BYTES
 from colbert_rerank.store import codebook, ids, layout
 from colbert_rerank.store.codecs import Codec, decode
 from colbert_rerank.store.coding import Coded, code, datasets, sketch
 from colbert_rerank.store.columns import Array, Rows
-from colbert_rerank.store.segment import Segment
+from colbert_rerank.store.segment import UNKNOWN, Segment
 
 _ERRORS = (layout.MAX_ERRORS, layout.SKETCH_ERRORS)
 # What columns that may be missing say of documents where they are.
-_UNKNOWN: dict[str, Array] = {
-    layout.FIELD_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
-    layout.SEQ_NOS: np.full(1, -1, dtype=np.int64),
-    layout.PRIMARY_TERMS: np.full(1, -1, dtype=np.int64),
+_MISSING = UNKNOWN | {
     layout.DELETED: np.zeros(1, dtype=np.uint8),
     layout.MAX_ERRORS: np.zeros(1, dtype=np.float32),
     layout.SKETCH_ERRORS: np.zeros(1, dtype=np.float32),
@@ -154,7 +150,7 @@ def _columns(parts: Sequence[Part]) -> dict[str, Array]:
     for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.CONTENT_HASHES):
         joined[name] = np.concatenate([part.segment.columns[name][part.kept] for part in parts])
     joined[layout.ID_BYTES] = np.concatenate([_id_bytes(part) for part in parts])
-    for name, unknown in _UNKNOWN.items():
+    for name, unknown in _MISSING.items():
         found = [_column(part.segment, name) for part in parts]
         if any(column is not None for column in found):
             joined[name] = np.concatenate(

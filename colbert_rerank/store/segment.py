@@ -35,6 +35,18 @@ OPTIONAL = {
     layout.SKETCH_CHECKSUMS: "<u8",
     layout.SKETCH_ERRORS: "<f4",
 }
+# What columns say of a document of which nothing is known.
+UNKNOWN: dict[str, Array] = {
+    layout.FIELD_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
+    layout.SEQ_NOS: np.full(1, -1, dtype=np.int64),
+    layout.PRIMARY_TERMS: np.full(1, -1, dtype=np.int64),
+}
+# What stands for damaged ones: a hash that no text has, and a distance that is not exceeded, whatever it was.
+_STAND_INS = UNKNOWN | {
+    layout.CONTENT_HASHES: np.zeros((1, HASH_BYTES), dtype=np.uint8),
+    layout.MAX_ERRORS: np.full(1, np.inf, dtype=np.float32),
+    layout.SKETCH_ERRORS: np.full(1, np.inf, dtype=np.float32),
+}
 
 
 class Segment:
@@ -52,22 +64,47 @@ class Segment:
     def columns(self) -> Mapping[str, Array]:
         """The small columns, read on first use. Raises StoreCorruptError."""
         if self._columns is None:
-            required = REQUIRED | {CHECKSUMS[name]: "<u8" for name in self.rows}
-            found = hdf5.read(self.path, self._file, required, self.entry.columns, OPTIONAL)
-            n = self.entry.documents
-            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(found, (n,))
-            shapes[layout.ID_BYTES] = (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),)
-            shapes |= {name: (n, HASH_BYTES) for name in (layout.CONTENT_HASHES, layout.FIELD_HASHES) if name in found}
-            shapes |= {CHECKSUMS[name]: (blocks(rows),) for name, rows in self.rows.items()}
-            if layout.SKETCHES not in self.rows:  # the store may have dropped them
-                shapes.pop(layout.SKETCH_CHECKSUMS, None)
-            for name, shape in shapes.items():
-                if found[name].shape != shape:
-                    raise StoreCorruptError(f"{self.path}: column {name} has shape {found[name].shape}, not {shape}")
-            if int(found[layout.ROW_COUNTS].sum(dtype=np.int64)) != self.entry.rows:
-                raise StoreCorruptError(f"{self.path}: its row counts do not add up to {self.entry.rows}")
-            self._columns = found
+            found, damaged = self._read()
+            if damaged:
+                raise hdf5.damage(self.path, damaged[0])
+            self._columns = self._checked(found)
         return self._columns
+
+    def mend(self, sums: Array | None) -> list[str]:
+        """Let damaged columns that its documents can do without say that nothing is known, and return their names.
+
+        ``sums`` are the checksums of the blocks of values, where the id index repeats them. Raises StoreCorruptError.
+        """
+        found, damaged = self._read()
+        for name in damaged:
+            if name in _STAND_INS:
+                found[name] = np.repeat(_STAND_INS[name], self.entry.documents, axis=0)
+            elif name == layout.BLOCK_CHECKSUMS and sums is not None:
+                found[name] = sums
+            elif name not in CHECKSUMS.values():  # of these each is still good for its block, or finds it damaged
+                raise hdf5.damage(self.path, name)
+        self._columns = self._checked(found)
+        return damaged
+
+    def _read(self) -> tuple[dict[str, Array], list[str]]:
+        required = REQUIRED | {CHECKSUMS[name]: "<u8" for name in self.rows}
+        return hdf5.read_marked(self.path, self._file, required, self.entry.columns, OPTIONAL)
+
+    def _checked(self, found: dict[str, Array]) -> dict[str, Array]:
+        """Columns that fit each other and the manifest. Raises StoreCorruptError."""
+        n = self.entry.documents
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(found, (n,))
+        shapes[layout.ID_BYTES] = (int(found[layout.ID_LENGTHS].sum(dtype=np.int64)),)
+        shapes |= {name: (n, HASH_BYTES) for name in (layout.CONTENT_HASHES, layout.FIELD_HASHES) if name in found}
+        shapes |= {CHECKSUMS[name]: (blocks(rows),) for name, rows in self.rows.items()}
+        if layout.SKETCHES not in self.rows:  # the store may have dropped them
+            shapes.pop(layout.SKETCH_CHECKSUMS, None)
+        for name, shape in shapes.items():
+            if found[name].shape != shape:
+                raise StoreCorruptError(f"{self.path}: column {name} has shape {found[name].shape}, not {shape}")
+        if int(found[layout.ROW_COUNTS].sum(dtype=np.int64)) != self.entry.rows:
+            raise StoreCorruptError(f"{self.path}: its row counts do not add up to {self.entry.rows}")
+        return found
 
     def verify(self, name: str = layout.VALUES, which: Iterable[int] | None = None, sums: Array | None = None) -> None:
         """Compare the checksums of these blocks of a large dataset, or of all. Raises StoreCorruptError.

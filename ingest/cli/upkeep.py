@@ -80,8 +80,9 @@ def compact(folder: Path, codec: str | None, sketches: str | None) -> None:
 def repair(folder: Path, as_json: bool) -> None:
     """Cut out what is damaged, and name what is lost with it.
 
-    Documents whose vectors are sound stay. Ingest the lost ones again. The exit status is 1 where ids are lost that no
-    one can name any more.
+    Documents whose vectors are sound stay. Ingest the lost ones again; with what was only forgotten of a document, such
+    as the hash of its text, the next ingest does that by itself. The exit status is 1 where ids are lost that no one
+    can name any more.
 
     \b
     Examples:
@@ -108,6 +109,8 @@ def repair(folder: Path, as_json: bool) -> None:
         )
     if not done.damages:
         say(f"{folder}: nothing is damaged")
+    elif not done.lost:
+        say(f"{folder}: no document is lost")
     else:
         say(f"{folder}: {len(done.lost):,} documents are lost; ingest them again. All others are sound")
 

@@ -12,6 +12,7 @@ from colbert_rerank.store import Store
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.store import stores
+from tests.store.test_bad_store import places
 from tests.store.test_golden import FORMAT1
 
 
@@ -160,6 +161,17 @@ def test_repair(copy: Path, files: Files) -> None:
     assert f"{len(lost)} documents are lost; ingest them again" in done.err
     invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
     assert ids_of(copy) == lost
+
+
+def test_repair_that_loses_nothing(copy: Path, files: Files) -> None:
+    segment = stores.segment_files(copy)[0]
+    place, _ = places(segment)["content_hashes"]
+    stores.edit(segment, lambda data: data.__setitem__(place, data[place] ^ 1))
+    done = invoke("store", "repair", copy).check()
+    assert done.out == f"damaged {segment.name}: content_hashes, which its documents can do without\n"
+    assert done.err.endswith(f"{copy}: no document is lost\n")
+    assert ids_of(copy) == ids_of(files.store)
+    invoke("store", "verify", copy).check()
 
 
 def test_repair_that_cannot_name_what_is_lost(copy: Path) -> None:

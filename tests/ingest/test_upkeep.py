@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreNotFoundError, UsageError
 from colbert_rerank.store import Store, exchange, layout, writing
+from colbert_rerank.store.inspection import damages
 from colbert_rerank.types import Query
 from ingest import upkeep
 from tests.collection import documents, ingested
 from tests.store import stores
+from tests.store.test_bad_store import places
 
 COUNT = 40
 
@@ -265,6 +268,127 @@ def test_a_lost_segment_without_an_index_is_counted(tmp_path: Path) -> None:
     done = upkeep.repair(tmp_path)
     assert (done.lost, done.unnamed) == ([], 60)
     assert len(Store.open(tmp_path, verify="open")) == 60 + 60
+
+
+def flip_in(file: Path, column: str, part: float = 0.5) -> None:
+    offset, size = places(file)[column]
+    flip(file, offset + int(size * part))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("index", [True, False], ids=["index", "no-index"])
+@pytest.mark.parametrize(
+    ("column", "forgotten"),
+    [
+        ("content_hashes", {"content_hash": bytes(16)}),
+        ("field_hashes", {"fields_hash": bytes(16)}),
+        ("seq_nos", {"seq_no": -1}),
+        ("primary_terms", {"primary_term": -1}),
+    ],
+)
+def test_a_column_that_documents_can_do_without(
+    tmp_path: Path, number: int, index: bool, column: str, forgotten: dict[str, Any]
+) -> None:
+    model = segmented(tmp_path)
+    before = Store.open(tmp_path)
+    there = before.lookup(list(model)).segments.tolist()
+    file = stores.segment_files(tmp_path)[number]
+    flip_in(file, column)
+    if not index:
+        stores.index_file(tmp_path).unlink()
+    done = upkeep.repair(tmp_path)
+    assert done.damages == {file.name: f"{column}, which its documents can do without"}
+    assert (done.lost, done.unnamed) == ([], 0)
+    expected = {
+        doc_id: doc._replace(**forgotten) if at == number else doc
+        for (doc_id, doc), at in zip(model.items(), there, strict=True)
+    }
+    store = Store.open(tmp_path, verify="open")
+    stores.assert_holds(store, expected)
+    assert damages(tmp_path) == []
+    assert (store.manifest.complete, store.manifest.content) == (before.manifest.complete, before.manifest.content)
+    assert (tmp_path / upkeep.DAMAGED / file.name).exists()
+    assert upkeep.repair(tmp_path).damages == {}
+
+
+def test_damaged_checksums_of_sound_vectors(tmp_path: Path) -> None:
+    """The id index repeats them; without it, each that is sound is still good for its block."""
+    model = segmented(tmp_path / "index")
+    flip_in(stores.segment_files(tmp_path / "index")[1], "block_checksums")
+    shutil.copytree(tmp_path / "index", tmp_path / "none")
+    stores.index_file(tmp_path / "none").unlink()
+    assert upkeep.repair(tmp_path / "index").lost == []
+    stores.assert_holds(Store.open(tmp_path / "index", verify="open"), model)
+    lost = upkeep.repair(tmp_path / "none").lost
+    assert 0 < len(lost) < 30
+    stores.assert_holds(Store.open(tmp_path / "none", verify="open"), {i: d for i, d in model.items() if i not in lost})
+
+
+def test_damaged_vectors_beside_damaged_checksums(tmp_path: Path) -> None:
+    model = segmented(tmp_path)
+    file, entry = stores.segment_files(tmp_path)[1], Store.open(tmp_path).manifest.segments[1]
+    flip_in(file, "block_checksums")
+    flip_in(file, "content_hashes")
+    flip(file, entry.values_offset + 100)
+    done = upkeep.repair(tmp_path)
+    assert done.damages[file.name] == (
+        "block_checksums, which its documents can do without; content_hashes, which its documents can do without; "
+        f"the vectors of {len(done.lost)} of its 60 documents"
+    )
+    assert 0 < len(done.lost) < 60
+    store = Store.open(tmp_path, verify="open")
+    assert sorted(store.index.ids()) == sorted(model.keys() - set(done.lost))
+    for doc_id, matrix in zip(kept := store.index.ids(), store.gather(kept).matrices(), strict=True):
+        assert np.array_equal(matrix, model[doc_id].matrix.astype(np.float32))
+
+
+@pytest.mark.parametrize("column", ["row_counts", "id_lengths", "id_bytes"])
+def test_a_column_without_which_there_are_no_documents(tmp_path: Path, column: str) -> None:
+    segmented(tmp_path)
+    before = Store.open(tmp_path)
+    file = stores.segment_files(tmp_path)[2]
+    flip_in(file, column)
+    done = upkeep.repair(tmp_path)
+    assert done.damages == {file.name: f"column {column} is damaged, its checksum does not match"}
+    assert len(done.lost) == before.manifest.segments[2].documents
+
+
+@pytest.mark.parametrize("column", ["max_errors", "sketch_errors", "sketch_checksums"])
+def test_what_coded_vectors_can_do_without(folder: Path, column: str) -> None:
+    """A distance that is not known is infinite, through whatever is done to the store; sketches are derived."""
+    upkeep.compact(folder, codec="int8", sketches="binary")
+    before = Store.open(folder)
+    ids = sorted(ids_of(folder))
+    rows = before.gather(ids).values
+    flip_in(stores.segment_files(folder)[0], column)
+    assert upkeep.repair(folder).lost == []
+    assert sorted(ids_of(folder)) == ids
+    after = Store.open(folder, verify="open")
+    assert np.array_equal(after.gather(ids).values, rows)
+    assert after.manifest.sketches == ("" if column == "sketch_checksums" else "binary")
+    upkeep.delete(folder, ids[:3])
+    upkeep.compact(folder, sketches="residual1")
+    (segment,) = Store.open(folder, verify="open").segments
+    finite = [name for name in (layout.MAX_ERRORS, layout.SKETCH_ERRORS) if np.isfinite(segment.columns[name]).all()]
+    assert finite == ([layout.SKETCH_ERRORS] if column == "max_errors" else [layout.MAX_ERRORS, layout.SKETCH_ERRORS])
+    if column == "max_errors":
+        assert np.isposinf(segment.columns[layout.MAX_ERRORS]).all()
+
+
+def test_what_is_forgotten_is_made_known_by_the_next_ingest(folder: Path, tiny_encoder: Encoder) -> None:
+    before = Store.open(folder)
+    ids = before.index.ids()
+    remembered = list(before.describe(ids))
+    for column in ("content_hashes", "field_hashes"):
+        flip_in(stores.segment_files(folder)[0], column)
+    done = upkeep.repair(folder)
+    assert len(done.damages) == 1
+    assert set(ids_of(folder)) == set(ids)
+    assert {one.content_hash for one in Store.open(folder).describe(ids) if one} == {bytes(16)}
+    after = ingested(folder, tiny_encoder, list(documents(COUNT)))
+    assert list(after.describe(ids)) == remembered
+    assert np.array_equal(after.gather(ids).values, before.gather(ids).values)
+    assert set(ids_of(folder)) == set(ids)
 
 
 def test_what_is_lost_is_lost_to_the_bm25_index_too_and_ingested_again(folder: Path, tiny_encoder: Encoder) -> None:
