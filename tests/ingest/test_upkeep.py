@@ -484,6 +484,7 @@ def test_damaged_sketches_cost_no_document(folder: Path) -> None:
     flip(stores.segment_files(folder)[0], entry.sketches_offset + 5)
     done = upkeep.repair(folder)
     assert (list(done.damages), done.lost) == ([layout.SKETCHES], [])
+    assert damages(folder) == []
     assert Store.open(folder).manifest.sketches == ""
     assert ids_of(folder) == before
     upkeep.compact(folder, sketches="binary")
