@@ -93,6 +93,7 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
     """
     with rewriting(folder) as writer:
         before = writer.manifest.bytes
+        files.unlink(folder / layout.NEXT)  # a generation that someone began, and did not end
         if index := _embedded_index(writer):
             follow(writer, index)
         writer.compact(codec, sketches)

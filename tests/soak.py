@@ -28,6 +28,7 @@ from tests.store.corrupting import corrupt_store
 from tests.store.fuzzing import fuzz
 from tests.store.killing import kill_store
 from tests.store.power import lose_power
+from tests.store.together import write_together
 
 SEED = 20261125
 SOURCE = "soak-source"
@@ -48,6 +49,7 @@ def proofs(url: str) -> list[Proof]:
     return [
         Proof("damage to a store", 20_000, corrupt_store),
         Proof("kill -9 of a store's writer", 500, kill_store),
+        Proof("several writers at once, some of them killed", 150, write_together),
         Proof("any bytes as manifest and header", 300_000, fuzz),
         Proof("power loss in a store's life", 50, lose_power),
         Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),

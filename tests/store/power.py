@@ -19,8 +19,10 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from colbert_rerank.errors import ColbertRerankError
-from colbert_rerank.store import Store, files, layout, writing
+from colbert_rerank.store import Store, files, layout, staging, writing
+from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.inspection import damages
+from colbert_rerank.types import Origin
 from tests.store import stores
 from tests.store.killing import DIM, changes_of
 from tests.store.stores import Doc
@@ -28,6 +30,7 @@ from tests.store.stores import Doc
 PAGE = 4096
 VERSIONS = 6  # of which every third only deletes
 ROOT = Path("disk")
+ORIGIN = Origin("opensearch", "aside", "uuid")  # of the last version, which is made aside
 
 # The fsyncs of the file layer: who calls, and of what. Without any one of them a crash must be able to do harm.
 FSYNCS = {
@@ -38,6 +41,7 @@ FSYNCS = {
     "the segments' folder after a rename": ("write_whole", "segments"),
     "the store's folder after a rename": ("write_whole", "store"),
     "the folder in which the store was made": ("make_folder", "disk"),
+    "the store's folder after a generation took its place": ("move", "store"),
 }
 
 
@@ -216,16 +220,19 @@ def lose_power(n: int, seed: int, without: str = "") -> PowerReport:
         recorder = Recorder(root, without, crash)
         with recorder.recording():
             for version in range(1, VERSIONS + 1):
-                with writing(folder, stores.new_manifest(DIM, "residual2")) as writer:
+                new = stores.new_manifest(DIM, "residual2")
+                aside = version == VERSIONS
+                with staging(folder, ORIGIN, "aside") if aside else writing(folder, new) as writer:
                     unit = writer.unit()
                     for doc_id, doc in changes_of(version).items():
                         stores.add(unit, doc_id, doc) if doc else unit.delete(doc_id)
                     writer.commit(unit, posted=True)
-                    told = version
-                    if version % 3 == 2:
+                    told = version - aside
+                    if version % 3 == 2 or aside:
                         writer.finish()
                     if version % 4 == 0:
                         writer.compact()
+                told = version
         shutil.rmtree(root)
     return PowerReport(recorder.operations, crashes, lost)
 
@@ -270,6 +277,6 @@ def check(folder: Path, told: int) -> int:
         stores.commit(writer, {"new": next(doc for doc in changes_of(1).values() if doc)})
         writer.finish()
         there = {path.name for path in (folder / layout.SEGMENTS).iterdir()}
-        assert there == writer.manifest.files
+        assert there == manifests.listed_files(folder)
     assert set(Store.open(folder).index.ids()) == {*model, "new"}
     return found
