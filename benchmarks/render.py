@@ -83,6 +83,38 @@ def store(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note, source("store", data)])
 
 
+def codecs(data: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(row["collection"] for row in data["rows"]))
+    cases: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in data["rows"]:
+        case = (row["codec"], row["sketches"], row["rescore"], row["pool_factor"])
+        cases.setdefault(case, []).append(row)
+    lines = [
+        f"What it costs in quality: the change of nDCG@10 against {data['exact']}, and in brackets the share of "
+        "queries with the same ten best documents, in any order:",
+        "",
+        f"| stored as | bytes a vector | {' | '.join(NAMES[name] for name in names)} |",
+        f"|---|---|{'---|' * len(names)}",
+    ]
+    for (codec, sketches, rescore, pool_factor), rows in cases.items():
+        label = f"{codec}, {sketches} beside it, `--rescore {rescore}`" if sketches else codec
+        label += f", `--pool-factor {pool_factor}`" if pool_factor > 1 else ""
+        size = f"{rows[0]['row_bytes']}"
+        if pool_factor > 1:
+            size = (
+                f"{size}, of {sum(row['vectors'] for row in rows) / sum(whole(data, row) for row in rows):.0%} of them"
+            )
+        found = {row["collection"]: f"{row['change']:+.4f} ({row['same_ten']:.0%})" for row in rows}
+        lines.append(f"| {' | '.join([label, size, *(found[name] for name in names)])} |")
+    bytes_of_books = "A residual codec's codebook is not counted; it weighs some megabytes."
+    return "\n".join([*lines, "", bytes_of_books, source("codecs", data)])
+
+
+def whole(data: dict[str, Any], pooled: dict[str, Any]) -> int:
+    """How many vectors the collection has that are not pooled."""
+    return max(int(row["vectors"]) for row in data["rows"] if row["collection"] == pooled["collection"])
+
+
 def query_encoding(data: dict[str, Any]) -> str:
     ms = {(row["backend"], part): row[part]["median_ms"] for row in data["rows"] for part in ("encode", "together")}
     gain = {part: ms["torch", part] / ms["onnx", part] for part in ("encode", "together")}
@@ -136,7 +168,7 @@ def source(name: str, data: dict[str, Any], up: str = "") -> str:
     return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
 
 
-PAGES = {README: (quality, speed, store, query_encoding), CHECKPOINTS: (parity,)}
+PAGES = {README: (quality, codecs, speed, store, query_encoding), CHECKPOINTS: (parity,)}
 
 
 def rendered(page: Path) -> str:

@@ -36,8 +36,8 @@ def check_origin(store: Store, candidates: Index, *, allow_other_index: bool = F
     check_copy(store, candidates)
 
 
-def check_copy(store: Store, index: Index) -> None:
-    """Refuse an index that is no copy of the one the store was made from, by 20 sampled documents.
+def check_copy(store: Store, index: Index, enough: int = ENOUGH) -> None:
+    """Refuse an index that is no copy of the one the store was made from: ``enough`` of 20 sampled documents are equal.
 
     Logs how many of them were equal: as a warning where not all were. Raises StoreMismatchError.
     """
@@ -45,7 +45,7 @@ def check_copy(store: Store, index: Index) -> None:
     stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
     recipe = store.manifest.recipe
     equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(ids))
-    if equal * SAMPLE < ENOUGH * len(ids):
+    if equal * SAMPLE < enough * len(ids):
         raise StoreMismatchError(
             f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(index.origin)} with the text "
             "they were encoded from: this is not a copy of the index the store was made from"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import islice
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class Comparison:
         lost = ~self._met[places]
         if not lost.any():
             return
-        ids = list(compress(self._store.index.ids(), lost))
+        ids = self._store.index.ids(lost)
         back = {document.doc_id for document in self._index.fetch(ids)}  # which came again during this pass
         self.drift.moved += len(back)
         self.drift.orphaned += [doc_id for doc_id in ids if doc_id not in back]

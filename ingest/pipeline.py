@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import compress, count, islice
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,7 +185,7 @@ def _live_in(store: Store, names: Collection[str]) -> npt.NDArray[np.bool_]:
 
 def _owed(store: Store, unposted: Collection[str], first_stage: FirstStage) -> int:
     """How many documents of these segments the index does not hold as they were ingested, by asking it for them."""
-    ids = list(compress(store.index.ids(), _live_in(store, unposted)))
+    ids = store.index.ids(_live_in(store, unposted))
     recipe = store.manifest.recipe
     held = {
         d.doc_id: (content_hash(recipe.content(d.fields)), fields_hash(d.doc_id, d.fields))

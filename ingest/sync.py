@@ -20,6 +20,9 @@ from ingest.sources.opensearch import OpenSearchSource
 from ingest.validation import InputReport
 
 PASSES = 5  # over an index that goes on changing
+ENOUGH = (
+    5  # of 20 sampled documents, for another index to be a copy: the rest may have drifted, and is what `sync` is for
+)
 
 
 @dataclass
@@ -40,7 +43,7 @@ class SyncReport:
 def audit(folder: Path, index: OpenSearchSource, *, allow_other_index: bool = False) -> Drift:
     """Compare the store in ``folder`` with an index; nothing is changed.
 
-    Raises StoreMismatchError for another index than the store's, unless it is allowed and a copy (`check_copy`);
+    Raises StoreMismatchError for another index than the store's, unless it is allowed and a copy (`check_copy`, by 5);
     StoreError, OpenSearchError, and InputError for two documents of one id.
     """
     store = Store.open(folder)
@@ -145,7 +148,7 @@ def _belongs(store: Store, index: OpenSearchSource, allowed: bool) -> bool:
             f"{store.folder}: belongs to {binding.named(held)}, not to {binding.named(index.origin)}. If that is a "
             "copy of it, changed or not, pass --allow-other-index"
         )
-    binding.check_copy(store, index)
+    binding.check_copy(store, index, ENOUGH)
     return False
 
 

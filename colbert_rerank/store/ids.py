@@ -48,11 +48,14 @@ class IdIndex:
     def __len__(self) -> int:
         return int(self._hashes.size)
 
-    def ids(self) -> list[str]:
-        """All ids, in the order of the index."""
-        whole = self.columns[layout.ID_BYTES].tobytes()
-        bounds = self._starts.tolist()
-        return [whole[a:b].decode() for a, b in pairwise(bounds)]
+    def ids(self, which: npt.NDArray[np.bool_] | None = None) -> list[str]:
+        """All ids, in the order of the index; or those of ``which`` [m]."""
+        whole = self.columns[layout.ID_BYTES].data
+        if which is None:
+            return [str(whole[a:b], "utf-8") for a, b in pairwise(self._starts.tolist())]
+        places = np.flatnonzero(which)
+        bounds = zip(self._starts[places].tolist(), self._starts[places + 1].tolist(), strict=True)
+        return [str(whole[a:b], "utf-8") for a, b in bounds]
 
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         """Where these ids lie, by binary search over the hashes."""

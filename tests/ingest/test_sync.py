@@ -123,10 +123,21 @@ def test_an_audit_tells_what_has_drifted_and_changes_nothing(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("reindexed", [False, True], ids=["the same index", "a reindex"])
 def test_one_sync_brings_in_step_what_has_drifted_and_drifts(
-    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+    folder: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    tiny_encoder: Encoder,
+    reindexed: bool,
 ) -> None:
     """Documents are changed, deleted and added while it runs, between two units, in every slice."""
+    if reindexed:  # into another number of shards, after which the old index is gone
+        old, index_name = index_name, f"{index_name}-again"
+        make_index(opensearch_url, index_name, settings={"number_of_shards": 2})
+        client.reindex(body={"source": {"index": old}, "dest": {"index": index_name}}, params={"refresh": "true"})
+        assert call(opensearch_url, "DELETE", f"/{old}").status == 200
     index = OpenSearchSource(client, index_name)
     drift(opensearch_url, index_name)
     meanwhile: Iterator[Callable[[], None]] = iter(
@@ -145,7 +156,7 @@ def test_one_sync_brings_in_step_what_has_drifted_and_drifts(
             change_now()
             during += 1
 
-    report = in_step(folder, index, tiny_encoder, progress=change)
+    report = in_step(folder, index, tiny_encoder, progress=change, allow_other_index=reindexed)
     assert during == 4
     assert report.passes > 1
     assert report.last.clean
