@@ -272,7 +272,10 @@ def _kept(report: IngestReport) -> str:
 
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
     """Say what an ingest did: counts, what was cut or left out, and where the time went."""
-    documents = manifest.index.documents if manifest.index else 0
+    from colbert_rerank.store import Store
+
+    # while another ingest goes on there is no index yet that would say it
+    documents = manifest.index.documents if manifest.index else len(Store.open(store))
     size = sum(s.bytes for s in manifest.segments) / 1e6
     say(
         f"{store}: {documents:,} {_documents(documents)}, {manifest.rows:,} token vectors, {size:,.1f} MB "

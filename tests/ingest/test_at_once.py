@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
-from colbert_rerank.store import Store
+from colbert_rerank.store import Store, writing
+from tests.cli.terminal import invoke
 from tests.ingest.killing import Victim, assert_same, corpus
 from tests.tiny import tiny_checkpoint
 
@@ -62,3 +64,20 @@ def test_one_of_them_is_interrupted(tmp_path: Path, how: int) -> None:
     assert not store.manifest.complete
     at_once([ingests[0], ingests[2]])
     assert_same(ingests[0], whole)
+
+
+def test_what_is_said_while_another_goes_on(tmp_path: Path) -> None:
+    model, store = tiny_checkpoint(tmp_path / "model"), tmp_path / "store"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"_id": name, "text": "tides"}), encoding="utf-8")
+    invoke("ingest", tmp_path / "a.jsonl", "--store", store, "--model", model).check()
+    with writing(store, Store.open(store).manifest) as other:
+        other.begin()
+        other.share()
+        done = invoke("ingest", tmp_path / "b.jsonl", "--store", store, "--model", model).check()
+        assert f"{store}: 2 documents, " in done.err
+        mixed = invoke("ingest", tmp_path / "b.jsonl", "--store", store, "--model", model, "--fields", "title,body")
+        assert "made with another way of making texts" in mixed.error
+        rerank = invoke("rerank", "tides", "--store", store).check()
+        assert "the last ingest was interrupted, is under way" in rerank.err
+    assert len(Store.open(store)) == 2
