@@ -54,7 +54,7 @@ def check_copy(store: Store, index: Index, enough: int = ENOUGH) -> None:
         f"{store.folder}: {equal} of {len(ids)} sampled documents have the text they were encoded from in "
         f"{named(index.origin)}"
     )
-    if equal < len(ids):
+    if equal < len(ids) and enough == ENOUGH:
         _log.warning("%s; the others were changed or removed there since, and count with their old vectors", outcome)
     else:
         _log.info(outcome)

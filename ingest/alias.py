@@ -17,6 +17,10 @@ class Alias:
     def __init__(self, client: opensearchpy.OpenSearch, name: str) -> None:
         self._client = client
         self.name = name
+        self._look()
+
+    def _look(self) -> None:
+        client, name = self._client, self.name
         with translated(client, index=name):
             try:
                 found: dict[str, Any] = with_retry(lambda: client.indices.get_alias(name=name))
@@ -30,15 +34,20 @@ class Alias:
                 f"{', '.join(sorted(found)) or 'none'}), and only such a one can be switched"
             )
         ((self.index, body),) = found.items()
-        self._properties = body["aliases"][name]  # its filter, its routing
+        if properties := sorted(body["aliases"][name].keys() - {"is_write_index"}):
+            raise UsageError(
+                f"{server_url(client)}: the alias {name!r} has {' and '.join(properties)}, by which searches see other "
+                "documents than the index holds; only a plain alias can be switched"
+            )
 
     def switch(self, index: str) -> bool:
-        """Let it stand for ``index`` with the filter and routing that it has; whether it did not before."""
+        """Let it stand for ``index``; whether it did not before. Raises as the constructor does."""
+        self._look()  # it may have been switched meanwhile
         if index == self.index:
             return False
         actions = [
-            {"remove": {"index": self.index, "alias": self.name}},
-            {"add": {"index": index, "alias": self.name, **self._properties}},
+            {"remove": {"index": self.index, "alias": self.name, "must_exist": True}},
+            {"add": {"index": index, "alias": self.name}},
         ]
         with translated(self._client, index=self.name):
             with_retry(lambda: self._client.indices.update_aliases(body={"actions": actions}), WRITE)

@@ -56,7 +56,7 @@ def import_arrays(
 def _fill(folder: Path, new: Manifest, arrays: Arrays) -> None:
     posted = new.origin is not None and new.origin.kind != BM25
     with writing(folder, new) as writer:
-        writer.begin()
+        writer.begin("import")
         unit, columns = writer.unit(), _columns(arrays)
         limit = layout.UNIT_BYTES // (new.dim * unit.dtype.itemsize)
         for number, doc_id in enumerate(arrays.ids):
@@ -75,7 +75,7 @@ def _fill(folder: Path, new: Manifest, arrays: Arrays) -> None:
             )
         if len(unit):
             writer.commit(unit, posted=posted)
-        writer.finish(complete=posted)
+        writer.finish()
 
 
 def _manifest(arrays: Arrays, source: Path, model: str | None, recipe: Recipe, codec: str) -> Manifest:

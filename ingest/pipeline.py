@@ -155,7 +155,7 @@ def ingest(
             bm25 = embedded_index(writer)
             follow(writer, bm25)
             stage = Bm25FirstStage(bm25)
-        writer.begin()
+        writer.begin(getattr(documents, "name", ""))
         writer.share()
         before = writer.store()
         unposted = [segment.entry.file for segment in before.segments if not segment.entry.posted]
@@ -171,7 +171,7 @@ def ingest(
         if not report.refused and not report.owed:
             writer.mark_posted(*unposted)
         with report.timed("write"):
-            writer.finish(complete=not report.owed)
+            writer.finish()
         if report.refused:
             raise BulkError(report.refused)
         return writer.manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from colbert_rerank import binding
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreMismatchError, UsageError
 from colbert_rerank.store import Store, StoreWriter, rewriting, staging
-from colbert_rerank.types import BM25, Document
+from colbert_rerank.types import BM25, Document, Origin
 from ingest import versions
 from ingest.admission import check_encoder, check_identity
 from ingest.drift import Comparison, Drift
@@ -23,6 +23,8 @@ PASSES = 5  # over an index that goes on changing
 ENOUGH = (
     5  # of 20 sampled documents, for another index to be a copy: the rest may have drifted, and is what `sync` is for
 )
+
+MANY, FEW = 0.2, 10  # of a store's documents, to be deleted: a share, and a number that is never too much
 
 
 @dataclass
@@ -47,10 +49,9 @@ def audit(folder: Path, index: OpenSearchSource, *, allow_other_index: bool = Fa
     StoreError, OpenSearchError, and InputError for two documents of one id.
     """
     store = Store.open(folder)
-    check_kind(store)
-    belongs = _belongs(store, index, allow_other_index)
+    held = _belonging(store, index, allow_other_index)
     index.refresh()
-    comparison = Comparison(store, index, versions.load(folder, index.origin), numbered=belongs)
+    comparison = Comparison(store, index, versions.load(folder, index.origin), numbered=held is not None)
     for _ in comparison.changed():
         pass
     return comparison.drift
@@ -63,6 +64,7 @@ def sync(
     *,
     index_name: str = "",
     allow_other_index: bool = False,
+    allow_deletions: bool = False,
     aside: bool = False,
     report: SyncReport,
     progress: Callable[[IngestReport], None] = lambda report: None,
@@ -75,17 +77,20 @@ def sync(
 
     With ``aside`` all of it is done in a generation beside the one that is read, which takes its place at the end.
 
-    Raises as `audit` does, and UsageError where the index is empty, for all of the store would be buried.
+    Raises as `audit` does, and UsageError where more than a fifth of the store would be buried, unless that is allowed.
     """
-    recipe = Store.open(folder).manifest.recipe
-    if recipe.pages:
-        raise UsageError(f"{folder}: holds page images, which no index gives back. Run their `ingest` again")
-    check_encoder(encoder, recipe)
-    with _writer(folder, index, index_name, allow_other_index, aside) as writer:
+    with ExitStack() as opened:
+        writer = opened.enter_context(rewriting(folder))
+        recipe = writer.manifest.recipe
+        if recipe.pages:
+            raise UsageError(f"{folder}: holds page images, which no index gives back. Run their `ingest` again")
+        check_encoder(encoder, recipe)
         check_identity(writer, encoder, recipe, None, None)
-        held = writer.manifest.origin
-        if held and binding.same(held, index.origin):
+        held = _belonging(writer.store(), index, allow_other_index)
+        if held:
             writer.extend(binding.joined(held, index.origin))
+        elif aside:
+            writer = opened.enter_context(staging(writer, index.origin, index_name))
         else:
             writer.rebind(index.origin, index_name)
         noted = versions.load(folder, index.origin)
@@ -93,39 +98,23 @@ def sync(
             index.refresh()
             store = writer.store()
             comparison = Comparison(store, index, noted)
-            changed = _begun(writer, comparison.changed(), report)
+            changed = _counted(writer, comparison.changed(), report)
             encode_all(changed, store, writer, encoder, None, False, report.ingest, progress)
             drift = report.last = comparison.drift
             if not report.passes:
                 report.first = drift
             report.passes += 1
             if drift.orphaned:
-                if drift.documents == drift.unusable.total():
-                    raise UsageError(
-                        f"{folder}: {binding.named(index.origin)} holds nothing that can be encoded, so all of the "
-                        "store would be deleted. If that is meant, remove the store"
-                    )
+                _check_deletions(len(store), drift, index, allow_deletions)
                 _bury(writer, drift.orphaned)
                 report.buried += len(drift.orphaned)
-            noted = comparison.notes.noted()
+            noted = versions.kept(folder, index.origin, noted, comparison.notes)
             if drift.clean:
                 break
         if not (writer.begun or writer.manifest.complete):
-            writer.begin()
+            _begin(writer)
         writer.mark_posted(*(entry.file for entry in writer.manifest.segments))
         writer.finish()
-        versions.save(folder, index.origin, noted)
-
-
-def _writer(
-    folder: Path, index: OpenSearchSource, index_name: str, allowed: bool, aside: bool
-) -> AbstractContextManager[StoreWriter]:
-    """Raises StoreMismatchError."""
-    store = Store.open(folder)
-    check_kind(store)
-    if _belongs(store, index, allowed) or not aside:
-        return rewriting(folder)
-    return staging(folder, index.origin, index_name)
 
 
 def check_kind(store: Store) -> None:
@@ -138,34 +127,61 @@ def check_kind(store: Store) -> None:
         )
 
 
-def _belongs(store: Store, index: OpenSearchSource, allowed: bool) -> bool:
-    """Whether ``index`` is the store's, or another one that may take its place. Raises StoreMismatchError."""
+def _belonging(store: Store, index: OpenSearchSource, allowed: bool) -> Origin | None:
+    """What the store belongs to, if that is ``index``; ``None`` where that is another one that may take its place.
+
+    Raises StoreMismatchError, and UsageError where the store belongs to other indices, too, that are there.
+    """
+    check_kind(store)
     held = store.manifest.origin
     if held and binding.same(held, index.origin):
-        return True
+        if left := index.left_out(held):
+            raise UsageError(
+                f"{store.folder}: belongs to {', '.join(left)}, too, which {index.name!r} does not reach (or they are "
+                "closed), so that all of their documents would be deleted. Name a pattern of all of them, and open them"
+            )
+        return held
     if not allowed:
         raise StoreMismatchError(
             f"{store.folder}: belongs to {binding.named(held)}, not to {binding.named(index.origin)}. If that is a "
             "copy of it, changed or not, pass --allow-other-index"
         )
     binding.check_copy(store, index, ENOUGH)
-    return False
+    return None
 
 
-def _begun(
+def _check_deletions(stored: int, drift: Drift, index: OpenSearchSource, allowed: bool) -> None:
+    """Raises UsageError where an index may have lost its documents, or is not the one that was meant."""
+    lost, where = len(drift.orphaned), binding.named(index.origin)
+    if drift.documents == drift.unusable.total():
+        raise UsageError(
+            f"{where} holds nothing that can be encoded, so all of the store would be deleted. If that is meant, "
+            "remove the store"
+        )
+    if lost > max(FEW, MANY * stored) and not allowed:
+        raise UsageError(
+            f"{lost:,} of the {stored:,} documents of the store are not in {where} any more, as it is read through "
+            f"{index.name!r}. If they are to be deleted, pass --allow-deletions"
+        )
+
+
+def _begin(writer: StoreWriter) -> None:
+    """From the first change on, the store is not complete."""
+    if writer.begun is None:
+        writer.begin("sync")
+
+
+def _counted(
     writer: StoreWriter, changed: Iterator[tuple[Document, str]], report: SyncReport
 ) -> Iterator[tuple[Document, str]]:
-    """Counted; with the first of them the store is not complete any more."""
     for document, text in changed:
-        if not writer.begun:
-            writer.begin()
+        _begin(writer)
         report.ingest.input.accepted += 1
         yield document, text
 
 
 def _bury(writer: StoreWriter, doc_ids: Sequence[str]) -> None:
-    if not writer.begun:
-        writer.begin()
+    _begin(writer)
     unit = writer.unit()
     for doc_id in doc_ids:
         unit.delete(doc_id)

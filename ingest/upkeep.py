@@ -16,7 +16,6 @@ import numpy.typing as npt
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.errors import StoreCorruptError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
-from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest
@@ -66,7 +65,7 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
     Raises StoreNotFoundError, StoreWriteError, UsageError for what cannot be an id.
     """
     report = Deletion()
-    with writing(folder, manifests.load(folder)) as writer, writer.changing():
+    with writing(folder, None) as writer, writer.changing():
         index = _embedded_index(writer)  # what is wrong with it is told before anything is deleted
         unit = writer.unit()
         known = IdIndex(ids.build([one.columns for one in writer.opened()]))
@@ -93,7 +92,7 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
     """
     with rewriting(folder) as writer:
         before = writer.manifest.bytes
-        files.unlink(folder / layout.NEXT)  # a generation that someone began, and did not end
+        files.discard(folder / layout.NEXT)  # a generation that someone began, and did not end
         if index := _embedded_index(writer):
             follow(writer, index)
         writer.compact(codec, sketches)
@@ -112,6 +111,7 @@ def repair(folder: Path) -> Repair:
     report = Repair()
     with rewriting(folder) as writer:
         report.unlisted = list(writer.swept)
+        files.discard(folder / layout.NEXT)  # a generation that was being made of what may be damaged: it is made anew
         _check_codebooks(writer, report)
         try:
             index = _embedded_index(writer)
@@ -166,7 +166,8 @@ def repair(folder: Path) -> Repair:
 def embedded_index(writer: StoreWriter) -> Bm25Index:
     """The BM25 index beside the store. Where it was lost, or is an older copy, nothing stored counts as posted."""
     with writer.changing():
-        index, manifest = Bm25Index.create_or_open(writer.folder, writer.manifest), writer.manifest
+        manifest = writer.manifest
+        index = Bm25Index.create_or_open(writer.folder, manifest, verify=writer.alone)  # else another has just done so
         behind = manifest.segments and index.content != manifest.content
         if behind and (not index.content or all(s.posted for s in manifest.segments)):
             writer.rebind(index.origin)

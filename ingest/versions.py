@@ -52,7 +52,7 @@ class Notes:
         self._bytes += one.tobytes()
 
     def noted(self) -> Noted:
-        records: npt.NDArray[np.void] = np.frombuffer(bytes(self._bytes), dtype=_RECORD)
+        records: npt.NDArray[np.void] = np.frombuffer(self._bytes, dtype=_RECORD)
         return Noted(records[np.argsort(records["key"], kind="stable")])
 
 
@@ -67,9 +67,15 @@ def load(folder: Path, origin: Origin) -> Noted:
     return Noted(np.empty(0, dtype=_RECORD))
 
 
-def save(folder: Path, origin: Origin, noted: Noted) -> None:
-    """Raises StoreWriteError."""
+def kept(folder: Path, origin: Origin, before: Noted, notes: Notes) -> Noted:
+    """What a pass has noted, beside the store for the next one. Raises StoreWriteError."""
+    noted = notes.noted()
+    if not np.array_equal(noted.records, before.records):
+        _save(folder, origin, noted)
+    return noted
 
+
+def _save(folder: Path, origin: Origin, noted: Noted) -> None:
     def fill(path: Path) -> None:
         with path.open("wb") as file:
             np.savez(file, origin=np.array(origin), records=noted.records)

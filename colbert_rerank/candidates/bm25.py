@@ -69,8 +69,10 @@ class Bm25Index:
         return origin_of(self._state.store_id)
 
     @staticmethod
-    def create_or_open(store_folder: Path, manifest: Manifest) -> Bm25Index:
+    def create_or_open(store_folder: Path, manifest: Manifest, *, verify: bool = True) -> Bm25Index:
         """The index beside a store, made empty where there is none; what a crash left unfinished is made whole.
+
+        With ``verify`` every byte of it is read.
 
         Raises StoreMismatchError (another store's), StoreCorruptError, StoreWriteError, StoreReadError.
         """
@@ -88,7 +90,7 @@ class Bm25Index:
         else:
             _check_owner(folder, state, manifest)
             with _read_errors(folder, "opened"):
-                _verify(folder, state.files or {})
+                _verify(folder, state.files or {} if verify else {})
                 index = tantivy.Index.open(str(folder))
         made = Bm25Index(folder, index, state)
         if state.files is None:

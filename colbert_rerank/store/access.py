@@ -11,7 +11,8 @@ from pathlib import Path
 from colbert_rerank.errors import StoreError, StoreNotFoundError, StoreWriteError, UsageError
 from colbert_rerank.store import files, layout
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.manifest import Manifest
+from colbert_rerank.store.manifest import Manifest, SegmentEntry
+from colbert_rerank.store.segment import map_segments, row_shapes
 from colbert_rerank.store.writer import OTHERS, StoreWriter
 from colbert_rerank.types import Origin
 
@@ -46,49 +47,50 @@ def rewriting(folder: Path) -> Iterator[StoreWriter]:
 
 
 @contextmanager
-def staging(folder: Path, origin: Origin, name: str) -> Iterator[StoreWriter]:
-    """As `rewriting`, for a generation beside the one that is read, which belongs to another index, called ``name``.
+def staging(live: StoreWriter, origin: Origin, name: str) -> Iterator[StoreWriter]:
+    """Write a generation beside the one that is read, ``live``; it belongs to another index, called ``name``.
 
-    What is committed is seen when this ends without an error, all at once; else the next call goes on with it.
+    What is committed is seen when this ends without an error, all at once; else the next call goes on with it. What it
+    holds by then may be older than what has come to the store since: the caller compares all of it.
     """
-    with rewriting(folder) as live:
-        now = live.manifest
-        try:
-            begun = manifests.load(folder, layout.NEXT)
-            same = (begun.store_id, begun.origin, begun.codec, begun.sketches) == (
-                (now.store_id, origin, now.codec, now.sketches)
-            )
-        except StoreError:
-            same = False
-        own = begun.segments if same else ()  # behind what has come to the store since: the newest wins
-        ours = {entry.file for entry in own}
-        theirs = [replace(s, posted=False, numbered=False) for s in now.segments if s.file not in ours]
-        books = {book.codec: book for book in (*(begun.codebooks if same else ()), *now.codebooks)}
-        manifest = replace(
-            now,
-            origin=origin,
-            provenance=now.provenance | {"index": name},
-            segments=(*theirs, *own),
-            codebooks=tuple(books.values()),
-            index=None,
-        )
-        manifests.save(folder, manifest.next(), layout.NEXT)
-        writer = StoreWriter(folder, manifest.next(), live.lock, alone=True, file=layout.NEXT)
-        yield writer
-        files.move(folder / layout.NEXT, folder / layout.MANIFEST)
-        live.sweep()
+    folder, now = live.folder, live.manifest
+    own = _staged(folder, now, origin)
+    ours = {entry.file for entry in own}
+    theirs = [replace(s, posted=False, numbered=False) for s in now.segments if s.file not in ours]
+    provenance = now.provenance | {"index": name}
+    staged = now.next(origin=origin, provenance=provenance, segments=(*theirs, *own), index=None)
+    manifests.save(folder, staged, layout.NEXT)
+    yield StoreWriter(folder, staged, live.lock, alone=True, file=layout.NEXT)
+    files.move(folder / layout.NEXT, folder / layout.MANIFEST)
+    live.sweep()
+
+
+def _staged(folder: Path, now: Manifest, origin: Origin) -> tuple[SegmentEntry, ...]:
+    """The segments of a generation that was begun for this index and not ended; none, where they are of no use."""
+    try:
+        begun = manifests.load(folder, layout.NEXT)
+        map_segments(folder, begun.segments, row_shapes(begun))
+    except StoreError:
+        return ()
+
+    def made(manifest: Manifest) -> tuple[object, ...]:
+        return manifest.store_id, manifest.codec, manifest.sketches, {*manifest.codebooks}
+
+    return begun.segments if begun.origin == origin and made(begun) == made(now) else ()
 
 
 @contextmanager
-def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
-    """Write to the store in ``folder``; one that is not there yet is made with the manifest ``new``.
+def writing(folder: Path, new: Manifest | None) -> Iterator[StoreWriter]:
+    """Write to the store in ``folder``; one that is not there yet is made with the manifest ``new``, if that is given.
 
     Others may do so at the same time, once they have begun. While one of them has not, or maintenance is under way,
     this waits. Of a store that was made here nothing is left where the caller is refused before its ingest has begun.
 
     Raises StoreWriteError, StoreCorruptError where the manifest is damaged or has gone, UsageError for a folder of
-    other things. Whether an existing store suits is for the caller to say.
+    other things, StoreNotFoundError. Whether an existing store suits is for the caller to say.
     """
+    if new is None:
+        manifests.load(folder)
     if folder.is_dir() and not (folder / layout.MANIFEST).exists():
         others = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS and not p.name.startswith("."))
         if others:
@@ -99,15 +101,21 @@ def writing(folder: Path, new: Manifest) -> Iterator[StoreWriter]:
     lock, alone, made = _entered(folder)
     try:
         try:
-            writer = StoreWriter(folder, manifests.load(folder), lock, alone=alone)
+            manifest = manifests.load(folder)
         except StoreNotFoundError:
-            writer = StoreWriter(folder, new, lock, alone=alone)
+            if new is None:
+                files.remove(made)
+                raise
+            manifest = new
             manifests.save(folder, new)
             made.insert(0, folder / layout.MANIFEST)
+        writer = StoreWriter(folder, manifest, lock, alone=alone)
         try:
             yield _begun(writer) if alone else writer
         except BaseException:
-            unused = alone and not (writer.begun or writer.manifest.segments or (folder / layout.BM25).exists())
+            unused = alone and not (
+                writer.begun is not None or writer.manifest.segments or (folder / layout.BM25).exists()
+            )
             if unused and folder / layout.MANIFEST in made:
                 files.remove(made)
             raise
@@ -125,16 +133,19 @@ def _entered(folder: Path) -> tuple[files.Lock, bool, list[Path]]:
     """The lock of the store in ``folder``; whether no one else has it; and what had to be made for it."""
     lock = files.Lock(folder / layout.LOCK)
     inside = [folder / name for name in (layout.SEGMENTS, layout.COMMIT_LOCK, layout.LOCK)]
+    told = False
     while True:
         made = [path for path in (*inside, folder, *folder.parents) if not path.exists()]
         files.make_folder(folder)
         files.make_inside(folder / layout.SEGMENTS)
         if lock.take():
             return lock, True, made
-        held = lock.take(shared=True)
-        if not held:
-            _log.warning("%s: another process is at work on this store; waiting for it", folder)
-            held = lock.take(shared=True, wait=True)
-        if held and (folder / layout.MANIFEST).exists():
-            return lock, False, made
-        lock.release()  # another process had made this store, and has taken it back
+        if lock.take(shared=True):
+            if (folder / layout.MANIFEST).exists():
+                return lock, False, made
+        else:
+            if not told:
+                _log.warning("%s: another process is at work on this store; waiting for it", folder)
+                told = True
+            lock.take(shared=True, wait=True)
+        lock.release()  # who it was may be gone, and may have taken the store back that it had made

@@ -48,6 +48,14 @@ def make_inside(path: Path) -> None:
         _make(path)
 
 
+def discard(path: Path) -> None:
+    """Remove a file, if it is there, durably: what comes later relies on it. Raises StoreWriteError."""
+    with write_errors(path):
+        if path.exists():
+            unlink(path)
+            _sync(path.parent)
+
+
 def unlink(path: Path) -> None:
     """Remove a file, if it is there. Not durably: what is left over after a crash is removed again."""
     path.unlink(missing_ok=True)
@@ -119,8 +127,14 @@ class Lock:
             return False
         return True
 
+    @property
+    def held(self) -> bool:
+        return self._handle >= 0
+
     def release(self) -> None:
         if self._handle >= 0:
+            with suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # a child that was forked may have the file open, too
             os.close(self._handle)
             self._handle = -1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.errors import StoreCorruptError, StoreError
 from colbert_rerank.store import codebook, layout, segment
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest
@@ -32,7 +32,8 @@ def facts(store: Store) -> dict[str, Any]:
         "sketches": manifest.sketches or "none",
         "bytes": manifest.bytes,
         "segments": len(manifest.segments),
-        "last ingest": "complete" if manifest.complete else "interrupted, under way, or with documents left out",
+        "last ingest": _ended(manifest),
+        **_made_aside(store),
         "index": f"{manifest.origin.kind} {manifest.origin.name} {manifest.origin.uuid}" if manifest.origin else "none",
         "fields": ", ".join(manifest.recipe.fields),
         "long documents": f"windows, stride {manifest.recipe.stride}" if manifest.recipe.stride else "truncated",
@@ -41,6 +42,23 @@ def facts(store: Store) -> dict[str, Any]:
         "choices": manifest.provenance.get("choices", {}),
         "made on": " ".join(str(manifest.provenance.get(key, "")) for key in ("device", "compute_dtype")).strip(),
     }
+
+
+def _ended(manifest: Manifest) -> str:
+    if manifest.unfinished:
+        return f"interrupted or under way: {', '.join(name or 'of documents' for name in manifest.unfinished)}"
+    return "complete" if manifest.complete else "with documents that are not known to be in the index"
+
+
+def _made_aside(store: Store) -> dict[str, Any]:
+    """Of a generation that is being made for another index, or was given up: `store compact` removes its files."""
+    try:
+        aside = manifests.load(store.folder, layout.NEXT)
+    except StoreError:
+        return {}
+    own = [entry.bytes for entry in aside.segments if entry.file not in store.manifest.files]
+    index = aside.origin.name if aside.origin else ""
+    return {"made aside": f"{sum(own)} bytes for {index}, by `sync --switch`; `store compact` gives it up"}
 
 
 def damages(folder: Path) -> list[str]:

@@ -79,15 +79,15 @@ class Manifest:
     codebooks: tuple[CodebookEntry, ...] = ()
     generation: int = 0
     content: int = 0
-    unfinished: int = 0  # ingests that are under way, or did not come to their end
+    unfinished: tuple[str, ...] = ()  # what is ingested by those that are under way, or did not come to their end
     segments: tuple[SegmentEntry, ...] = ()
     index: IndexEntry | None = None
     format: int = layout.FORMAT  # of the file that was read; `save` writes the newest
 
     @property
     def complete(self) -> bool:
-        """All ingests came to their end, as far as is known: one that is begun alone forgets of those before it."""
-        return self.unfinished == 0
+        """All ingests came to their end, as far as is known, and the first stage's index has all that is here."""
+        return not self.unfinished and all(segment.posted for segment in self.segments)
 
     @property
     def recipe(self) -> Recipe:
@@ -164,9 +164,10 @@ def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
         if found == 1:
             data["codec"] = data["dtype"]
         if "unfinished" not in data:
-            data["unfinished"] = 0 if data["complete"] is True else 1
+            data["unfinished"] = [] if data["complete"] is True else [""]
+        data["unfinished"] = tuple(data["unfinished"])
         data["codebooks"] = tuple(_entry(CodebookEntry, entry) for entry in data.get("codebooks", ()))
-        data["segments"] = tuple(_entry(SegmentEntry, entry) for entry in data["segments"])
+        data["segments"] = tuple(_entry(SegmentEntry, {"numbered": False, **entry}) for entry in data["segments"])
         data["index"] = _entry(IndexEntry, data["index"]) if data["index"] else None
         data["origin"] = Origin(*data["origin"]) if data["origin"] else None
         manifest = _entry(Manifest, data)
@@ -183,13 +184,13 @@ def _entry(kind: type[Entry], data: dict[str, Any]) -> Entry:
 
 def _check_values(manifest: Manifest) -> None:
     """Raises ValueError for what no writer of this format writes, so that reading can rely on it."""
-    numbers = [manifest.dim, manifest.generation, manifest.content, manifest.unfinished]
+    numbers = [manifest.dim, manifest.generation, manifest.content]
     numbers += [entry.bytes for entry in manifest._entries]
     numbers += [n for s in manifest.segments for n in (s.documents, s.rows, s.values_offset, s.sketches_offset)]
     numbers += [manifest.index.documents] if manifest.index else []
     if not all(type(n) is int and n >= 0 for n in numbers) or manifest.dim == 0:
         raise ValueError("a number in it is not one, or below zero")
-    texts = [manifest.store_id, *manifest.files, *(entry.columns for entry in manifest._entries)]
+    texts = [manifest.store_id, *manifest.unfinished, *manifest.files, *(entry.columns for entry in manifest._entries)]
     objects = [manifest.query_identity, manifest.document_identity, manifest.provenance]
     flags = [flag for segment in manifest.segments for flag in (segment.posted, segment.numbered)]
     for values, kind in ((texts, str), (objects, dict), (flags, bool)):

@@ -73,10 +73,6 @@ class Unit:
         """Append a tombstone: what the store held under this id is no longer part of it. Raises UsageError."""
         self._append(id_bytes(doc_id), None, 0, UNKNOWN, UNKNOWN, -1, -1)
 
-    @property
-    def only_tombstones(self) -> bool:
-        return all(self._deleted)
-
     def vectors(self) -> Array:
         """All that is not coded yet, [n, dim]."""
         plain = [v for v in self._vectors if not isinstance(v, StoredRows)]

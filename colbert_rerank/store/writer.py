@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,8 @@ from colbert_rerank.types import FLOATS, RESIDUALS, Origin
 # Files of the segments folder that a writer made; all others are left alone.
 _OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids|\.codebook)?\.h5(\.tmp)?")
 MERGE_EVERY = 16  # segments
+PATIENCE = 5.0  # seconds of waiting in silence
+_REMOVED = "its files were removed by someone while this process was writing"
 OTHERS = "another process is writing to this store; wait for it to end"
 
 _log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ class StoreWriter:
         self.folder = folder
         self.manifest = manifest
         self.alone = alone
-        self.begun = False
+        self.begun: str | None = None  # what is ingested
         self.overtaken = False  # another process has committed since this one began
         self.swept: list[str] = []  # files that were no part of the store
         self.lock = lock
@@ -89,8 +92,9 @@ class StoreWriter:
         if self._changing:
             yield
             return
-        if not self._commit_lock.take(wait=True):
-            raise StoreWriteError(f"{self.folder}: its files were removed by someone while this process was writing")
+        if not self.lock.held:  # given up, by another thread of this process: its files may be swept at any moment
+            raise StoreWriteError(f"{self.folder}: this process has given up writing to it")
+        self._wait_to_commit()
         try:
             self._changing = True
             newest = manifests.load(self.folder, self._file)
@@ -101,6 +105,17 @@ class StoreWriter:
             self._changing = False
             self._commit_lock.release()
 
+    def _wait_to_commit(self) -> None:
+        began = time.monotonic()
+        told = False
+        while not self._commit_lock.take():
+            if not self.folder.exists():
+                raise StoreWriteError(f"{self.folder}: {_REMOVED}")
+            if not told and time.monotonic() - began > PATIENCE:
+                _log.warning("%s: waiting for another process, which commits and posts documents", self.folder)
+                told = True
+            time.sleep(0.01)
+
     def opened(self) -> list[Segment]:
         """All segments. Raises StoreCorruptError."""
         with self.changing():
@@ -108,6 +123,8 @@ class StoreWriter:
 
     def store(self) -> Store:
         """What is committed now, for reading. Raises StoreCorruptError."""
+        if self._file == layout.MANIFEST:
+            return Store.open(self.folder)
         with self.changing():
             return Store(self.folder, self.manifest)
 
@@ -124,18 +141,20 @@ class StoreWriter:
             )
             self._lost_index = self.manifest.index
 
-    def begin(self) -> None:
-        """Note that an ingest is under way."""
-        self.begun = True
+    def begin(self, name: str = "") -> None:
+        """Note that an ingest of what is called ``name`` is under way; one that is alone forgets of those before it."""
+        self.begun = name
         with self.changing():
             index = None if self.manifest.index == self._lost_index else self.manifest.index
-            unfinished = 1 if self.alone else self.manifest.unfinished + 1
+            others = () if self.alone else self.manifest.unfinished
+            unfinished = tuple(sorted({*others, name}))
             self._save(self.manifest.next(unfinished=unfinished, index=index))
 
     def share(self) -> None:
         """From now on others may write, too."""
         self.alone = False
-        self.lock.take(shared=True, wait=True)
+        if not self.lock.take(shared=True, wait=True):
+            raise StoreWriteError(f"{self.folder}: {_REMOVED}")
 
     def mark_posted(self, *names: str) -> None:
         """Note that the documents of these segments are in the first stage's index."""
@@ -169,20 +188,15 @@ class StoreWriter:
         with self.changing():
             unposted = tuple(replace(s, posted=False, numbered=False) for s in self.manifest.segments)
             provenance = self.manifest.provenance | ({"index": name} if name else {})
-            unfinished = max(1, self.manifest.unfinished)
-            self._save(
-                self.manifest.next(origin=origin, provenance=provenance, segments=unposted, unfinished=unfinished)
-            )
+            self._save(self.manifest.next(origin=origin, provenance=provenance, segments=unposted))
 
-    def finish(self, *, complete: bool = True) -> None:
-        """End what was begun; the last to do so merges small segments, writes the id index, and drops old files.
-
-        ``complete`` says whether the first stage's index holds all that this process has stored, or has found stored.
-        """
-        if self.begun and complete:
+    def finish(self) -> None:
+        """End what was begun; the last to do so merges small segments, writes the id index, and drops old files."""
+        if self.begun is not None:
             with self.changing():
-                self._save(self.manifest.next(unfinished=max(0, self.manifest.unfinished - 1)))
-        self.begun = False
+                unfinished = tuple(name for name in self.manifest.unfinished if name != self.begun)
+                self._save(self.manifest.next(unfinished=unfinished))
+        self.begun = None
         if not self.alone:
             self.lock.release()  # first: of two who end at the same moment, one then has it
             self.alone = self.lock.take()
@@ -269,7 +283,7 @@ class StoreWriter:
             rows, columns = tombstones.coded(codecs)
             segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
         content = self.manifest.content + bool(len(tombstones))
-        unfinished = self.manifest.unfinished if complete else max(1, self.manifest.unfinished)
+        unfinished = self.manifest.unfinished if complete else tuple(sorted({*self.manifest.unfinished, "repair"}))
         with self.changing():
             self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, unfinished=unfinished))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ingest.sources.opensearch import OpenSearchSource
 
 SHOWN = 10  # ids
+DRIFTED = 3  # exit status: 1 is an error, 2 a wrong argument
 PAGE = 10_000  # documents without their text
 
 _STORE = click.option("--store", "folder", required=True, type=FOLDER, help="The token store.")
@@ -47,7 +48,7 @@ _OTHER = click.option(
 def audit(folder: Path, index: str | None, allow_other_index: bool, as_json: bool, server: OpenSearchOptions) -> None:
     """Compare a store with its index: what is missing, stale, orphaned.
 
-    Nothing is changed. The exit status is 1 where they differ. Documents are compared by sequence number; only of those
+    Nothing is changed. The exit status is 3 where they differ. Documents are compared by sequence number; only of those
     that were written since is the text read.
 
     \b
@@ -71,13 +72,14 @@ def audit(folder: Path, index: str | None, allow_other_index: bool, as_json: boo
                 click.echo(f"{what}: {more:,} more")
     say(f"{folder}: {_described(found)}")
     if not found.clean:
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(DRIFTED)
 
 
 @click.command(cls=Command)
 @_STORE
 @_INDEX
 @_OTHER
+@click.option("--allow-deletions", is_flag=True, help="Delete more than a fifth of the store's documents, too.")
 @click.option("--switch", metavar="ALIAS", help="Let ALIAS stand for --index, with the store, when all is done.")
 @opensearch_options
 @store_encoder_options
@@ -86,6 +88,7 @@ def sync(
     folder: Path,
     index: str | None,
     allow_other_index: bool,
+    allow_deletions: bool,
     switch: str | None,
     server: OpenSearchOptions,
     model: StoreModelOptions,
@@ -133,6 +136,7 @@ def sync(
             source,
             index_name=switch or index or "",
             allow_other_index=allow_other_index or bool(switch),
+            allow_deletions=allow_deletions,
             aside=bool(switch),
             report=report,
             progress=advance,
@@ -148,7 +152,7 @@ def sync(
         documents=report.last.documents,
     )
     if not report.last.clean:
-        warn(f"the index goes on changing: the last pass found {_described(report.last)}; that is mended, too")
+        warn(f"the index goes on changing; the last pass still found {_described(report.last)}. Run it once more")
     if alias:
         if alias.switch(source.origin.name):
             notice(f"{alias.name} stands for {alias.index} now")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import opensearchpy
@@ -25,11 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 class Version(NamedTuple):
-    """Which writing of a document the index holds."""
+    """Which writing of a document the index holds; of one with custom routing no one can tell.
+
+    Numbers count by shard, and routing can move an id to another one, where the same number means another writing.
+    """
 
     doc_id: str
     seq_no: int
     primary_term: int
+
+    @property
+    def known(self) -> bool:
+        return self.seq_no >= 0
 
 
 class OpenSearchSource:
@@ -114,7 +122,17 @@ class OpenSearchSource:
     def versions(self) -> Iterator[Version]:
         """The same without what the documents say, which takes a small part of the time."""
         for _, doc_id, hit in self._read(whole=False):
-            yield Version(doc_id, hit["_seq_no"], hit["_primary_term"])
+            known = "_routing" not in hit
+            yield Version(doc_id, hit["_seq_no"] if known else -1, hit["_primary_term"] if known else -1)
+
+    def left_out(self, origin: Origin) -> list[str]:
+        """The indices among those of ``origin`` that are there, and that this name does not reach, or not now."""
+        names = [name for name in origin.name.split(",") if name not in self._indices]
+        if not self._qualified:
+            return []
+        with translated(self.client):
+            exists = self.client.indices.exists
+            return [name for name in names if with_retry(partial(exists, index=name), self._retry)]
 
     def refresh(self) -> None:
         """Let everything be seen that was written before; a user who may not do that sees it a little later."""

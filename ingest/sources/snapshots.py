@@ -53,7 +53,9 @@ class PointInTime:
         self._retry = retry
         with translated(client, index=index):
             # opensearch-py's own create_pit is the same request.
-            answer = with_retry(lambda: client.create_pit(index=index, params={"keep_alive": keep_alive}), retry)
+            params = {"keep_alive": keep_alive, "allow_partial_pit_creation": "false"}
+            answer = with_retry(lambda: client.create_pit(index=index, params=dict(params)), retry)
+        check_complete(answer, index)
         self._id: str = answer["pit_id"]
 
     def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:

@@ -302,8 +302,7 @@ def test_blue_and_green(
 ) -> None:
     """Until the switch searches by the alias are what they were, and from then on those of the other index."""
     name, green = f"{index_name}-alias", f"{index_name}-green"
-    filtered = {"term": {"views": 0}}
-    actions = [{"add": {"index": index_name, "alias": name, "filter": filtered}}]
+    actions = [{"add": {"index": index_name, "alias": name}}]
     assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
     make_index(opensearch_url, green)
     put_documents(opensearch_url, green, {**TEXTS, IDS[0]: {"text": "tides and moons", "views": 0}})
@@ -342,7 +341,7 @@ def test_blue_and_green(
     after = found()
     assert after != before
     assert any(line.startswith("green ") for line in after)
-    assert call(opensearch_url, "GET", f"/_alias/{name}").json() == {green: {"aliases": {name: {"filter": filtered}}}}
+    assert call(opensearch_url, "GET", f"/_alias/{name}").json() == {green: {"aliases": {name: {}}}}
     assert_clean(folder, index, tiny_encoder)
     assert old.gather(IDS).found.all(), "who has the old generation open still has it"
     assert old.refresh().manifest.origin == index.origin
@@ -373,6 +372,97 @@ def test_what_has_no_index_of_its_own(tmp_path: Path, client: opensearchpy.OpenS
         sync.check_kind(Store.open(tmp_path / "store"))
 
 
+def test_many_deletions_have_to_be_allowed(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    index = OpenSearchSource(client, index_name)
+    delete(opensearch_url, index_name, IDS[1:])
+    with pytest.raises(UsageError, match=r"59 of the 60 documents of the store are not in .* pass --allow-deletions"):
+        in_step(folder, index, tiny_encoder)
+    assert len(Store.open(folder)) == 60
+    assert in_step(folder, index, tiny_encoder, allow_deletions=True).buried == 59
+    assert_clean(folder, index, tiny_encoder)
+
+
+def test_documents_of_indices_that_are_not_reached_are_not_deleted(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    names = [f"{index_name}-{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        make_index(opensearch_url, name)
+        put_documents(opensearch_url, name, {i: TEXTS[i] for i in IDS[20 * number : 20 * number + 20]})
+    folder = tmp_path / "store"
+
+    def source(name: str) -> OpenSearchSource:
+        return OpenSearchSource(client, name, qualified_ids=True)
+
+    make_store(folder, source(f"{index_name}-*"), tiny_encoder)
+    for what in (sync.audit, in_step):
+        arguments = (tiny_encoder,) if what is in_step else ()
+        with pytest.raises(UsageError, match=f"belongs to {names[0]}, {names[1]}, too"):
+            what(folder, source(names[2]), *arguments)
+    assert call(opensearch_url, "POST", f"/{names[1]}/_close").status == 200
+    with pytest.raises(UsageError, match=f"belongs to {names[1]}, too"):
+        in_step(folder, source(f"{index_name}-*"), tiny_encoder)
+    assert len(Store.open(folder)) == 60
+    assert call(opensearch_url, "DELETE", f"/{names[1]}").status == 200
+    assert in_step(folder, source(f"{index_name}-*"), tiny_encoder, allow_deletions=True).buried == 20
+    assert sync.audit(folder, source(f"{index_name}-*")).clean
+
+
+def test_a_number_of_another_shard_is_not_taken_for_the_same(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """By custom routing an id comes to stand on another shard, whose numbers are counted by themselves."""
+    make_index(opensearch_url, index_name, settings={"number_of_shards": 5})
+    put_documents(opensearch_url, index_name, {"a": TEXTS[IDS[0]]}, routing="1")
+    folder, index = tmp_path / "store", OpenSearchSource(client, index_name)
+    make_store(folder, index, tiny_encoder)
+    assert sync.audit(folder, index).rewritten == 1, "the text is read"
+    assert call(opensearch_url, "DELETE", f"/{index_name}/_doc/a?routing=1&refresh=true").status == 200
+    put_documents(opensearch_url, index_name, {"a": {"text": "another"}}, routing="2")
+    assert sync.audit(folder, index).stale == ["a"]
+    in_step(folder, index, tiny_encoder)
+    assert_clean(folder, index, tiny_encoder)
+
+
+def test_a_copy_that_lags_behind_says_nothing(
+    folder: Path,
+    opensearch_url: str,
+    index_name: str,
+    client: opensearchpy.OpenSearch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = {d.doc_id: d for d in OpenSearchSource(client, index_name)}
+    put_documents(opensearch_url, index_name, {IDS[0]: {"text": "another"}})
+    monkeypatch.setattr(OpenSearchSource, "fetch", lambda self, ids: [old[i] for i in ids])
+    found = sync.audit(folder, OpenSearchSource(client, index_name))
+    assert (found.same, found.rewritten, found.stale, found.moved, found.clean) == (59, 0, [], 1, False)
+
+
+def test_an_alias_that_was_switched_meanwhile(
+    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
+) -> None:
+    for colour in ("blue", "green", "purple"):
+        make_index(opensearch_url, f"{index_name}-{colour}")
+    name = f"{index_name}-alias"
+
+    def stand_for(index: str, **more: object) -> None:
+        actions = [{"add": {"index": index, "alias": name, **more}}]
+        answer = call(opensearch_url, "POST", "/_aliases", {"actions": actions})
+        assert answer.status == 200, answer.body
+
+    stand_for(f"{index_name}-blue")
+    alias = Alias(client, name)
+    assert call(opensearch_url, "DELETE", f"/{index_name}-blue/_alias/{name}").status == 200
+    stand_for(f"{index_name}-purple")
+    assert alias.switch(f"{index_name}-green")
+    assert [*call(opensearch_url, "GET", f"/_alias/{name}").json()] == [f"{index_name}-green"]
+    stand_for(f"{index_name}-green", filter={"match_all": {}})
+    with pytest.raises(UsageError, match="has filter, by which searches see other documents"):
+        Alias(client, name)
+
+
 # The commands
 
 
@@ -386,7 +476,7 @@ def test_audit_and_sync_as_their_users_call_them(tmp_path: Path, opensearch_url:
     assert whole.err.splitlines()[-1] == f"{store}: 60 documents in the index, 0 missing, 0 stale, 0 orphaned"
     drift(opensearch_url, index_name)
     found = invoke("audit", "--store", store, *server)
-    assert found.status == 1
+    assert found.status == 3
     assert {f"missing {i}" for i in list(NEW)[:4]} < {*found.out.splitlines()}
     assert "59 documents in the index, 4 missing, 5 stale, 8 orphaned, 3 with nothing to encode" in found.err
     facts = json.loads(invoke("audit", "--store", store, "--json", *server).out)

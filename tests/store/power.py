@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from colbert_rerank.store import Store, files, layout, staging, writing
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.inspection import damages
 from colbert_rerank.types import Origin
+from ingest import upkeep
 from tests.store import stores
 from tests.store.killing import DIM, changes_of
 from tests.store.stores import Doc
@@ -41,6 +42,7 @@ FSYNCS = {
     "the segments' folder after a rename": ("write_whole", "segments"),
     "the store's folder after a rename": ("write_whole", "store"),
     "the folder in which the store was made": ("make_folder", "disk"),
+    "the store's folder after a generation was given up": ("discard", "store"),
     "the store's folder after a generation took its place": ("move", "store"),
 }
 
@@ -222,7 +224,10 @@ def lose_power(n: int, seed: int, without: str = "") -> PowerReport:
             for version in range(1, VERSIONS + 1):
                 new = stores.new_manifest(DIM, "residual2")
                 aside = version == VERSIONS
-                with staging(folder, ORIGIN, "aside") if aside else writing(folder, new) as writer:
+                with ExitStack() as opened:
+                    writer = opened.enter_context(writing(folder, new))
+                    if aside:
+                        writer = opened.enter_context(staging(writer, ORIGIN, "aside"))
                     unit = writer.unit()
                     for doc_id, doc in changes_of(version).items():
                         stores.add(unit, doc_id, doc) if doc else unit.delete(doc_id)
@@ -233,6 +238,11 @@ def lose_power(n: int, seed: int, without: str = "") -> PowerReport:
                     if version % 4 == 0:
                         writer.compact()
                 told = version
+                if version == VERSIONS - 1:  # a generation is begun aside, and given up
+                    with suppress(KeyboardInterrupt), writing(folder, new) as live, staging(live, ORIGIN, "") as writer:
+                        stores.commit(writer, {"aside": next(doc for doc in changes_of(1).values() if doc)})
+                        raise KeyboardInterrupt
+                    upkeep.compact(folder)
         shutil.rmtree(root)
     return PowerReport(recorder.operations, crashes, lost)
 

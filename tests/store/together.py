@@ -83,27 +83,32 @@ def write_together(n: int, seed: int) -> TogetherReport:
 
 def _run(folder: Path, first: list[int], victims: set[int], seconds: float) -> list[int]:
     """The last version that each writer told of, or 0; the victims are killed so long after their first commit."""
-    writers = []
+    writers, reports = [], []
     for part, version in enumerate(first):
         code = f"from tests.store.together import write_slice; write_slice({str(folder)!r}, {part}, {version})"
-        command = [sys.executable, "-c", code]
-        writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+        report = folder.with_name(f"{part}.txt")
+        with report.open("w", encoding="utf-8") as output:
+            command = [sys.executable, "-c", code]
+            writers.append(subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+        reports.append(report)
     for part in victims:
-        output = writers[part].stdout
-        assert output
-        output.readline()
-        first_commit = output.readline()
-        assert first_commit.strip().isdecimal()
+        while len(_versions(reports[part])) < 1 and writers[part].poll() is None:
+            time.sleep(0.001)
     time.sleep(seconds)
     for part in victims:
         writers[part].send_signal(signal.SIGKILL)
     told = []
     for part, writer in enumerate(writers):
-        reported, errors = writer.communicate(timeout=120)
+        _, errors = writer.communicate(timeout=120)
         assert writer.returncode in ({-signal.SIGKILL, 0} if part in victims else {0}), errors
-        versions = [int(line) for line in reported.splitlines() if line.isdecimal()]
-        told.append(max(versions, default=first[part] if part in victims else 0))
+        told.append(max(_versions(reports[part])))
     return told
+
+
+def _versions(report: Path) -> list[int]:
+    """Those that a writer has told of, in whole lines."""
+    lines = report.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [int(line) for line in lines if line.endswith("\n") and line.strip().isdecimal()]
 
 
 def _check(folder: Path, told: list[int]) -> list[int]:
