@@ -122,7 +122,7 @@ def test_a_store_that_is_not_whole_and_a_query_without_hits_are_said_under_quiet
     store = tmp_path / "store"
     shutil.copytree(files.store, store)
     manifest = manifests.load(store)
-    manifests.save(store, manifest.next(unfinished=1))
+    manifests.save(store, manifest.next(unfinished=("corpus.jsonl",)))
     done = invoke("rerank", "zxqv", "--store", store, "-q").check()
     assert done.err.splitlines() == [
         f"{store}: the last ingest was interrupted, is under way, or left documents out of the index; the store holds "
