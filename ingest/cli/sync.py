@@ -96,7 +96,8 @@ def sync(
     """Let a store hold what its index holds, no more and no less.
 
     What is missing or has changed is encoded, what has gone is deleted from the store; documents that change meanwhile
-    are seen to as well. The index is only read. Interrupted, the same command goes on.
+    are seen to as well. The index is only read. Interrupted, the same command goes on. The exit status is 3 where the
+    index changed faster than it could be followed.
 
     With --switch the store goes over to another index, filled by a reindex: searches by ALIAS and store go on as they
     were until everything is encoded, and then both change.
@@ -158,6 +159,8 @@ def sync(
             notice(f"{alias.name} stands for {alias.index} now")
         else:
             say(f"{alias.name} stands for {alias.index} already")
+    if not report.last.clean:
+        click.get_current_context().exit(DRIFTED)
 
 
 def _source(store: Store, index: str | None, server: OpenSearchOptions) -> OpenSearchSource:
