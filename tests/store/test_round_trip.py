@@ -68,7 +68,7 @@ def test_a_store_is_a_dict(history: tuple[int, str, list[dict[str, Doc]]], data:
             writer.finish()
         after = Store.open(folder)
         assert after.manifest.index is not None
-        assert after.manifest.complete
+        assert after.manifest.unfinished == ()
         stores.assert_holds(after, model)
         stores.assert_holds(after, model, asked)
         stores.assert_holds(before, model, asked)  # its files have been merged away
