@@ -6,26 +6,34 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from colbert_rerank.store import Store, writing
 from tests.cli.terminal import invoke
-from tests.ingest.killing import Victim, assert_same, corpus
+from tests.ingest.killing import DOCUMENTS, Victim, assert_same, corpus
 from tests.tiny import tiny_checkpoint
 
-PARTS = 3
+PARTS = 2
 
 
-def slices(tmp_path: Path, url: str = "", index: str = "") -> tuple[Store, list[Victim]]:
-    """The store of an ingest of everything, and ingests of slices into another one."""
-    model, whole = tiny_checkpoint(tmp_path / "model"), corpus(tmp_path)
-    alone = Victim(model, tmp_path / "whole", str(whole), url, index and f"{index}-whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    """An ingest of everything by itself, which has ended."""
+    folder = tmp_path_factory.mktemp("whole")
+    alone = Victim(tiny_checkpoint(folder / "model"), folder / "store", str(corpus(folder)), "", "")
     alone.finish()
-    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    return alone
+
+
+def slices(whole: Victim, tmp_path: Path, url: str = "", index: str = "") -> list[Victim]:
+    """Ingests of slices of the same into another store."""
+    lines = Path(whole.source).read_text(encoding="utf-8").splitlines(keepends=True)
     ingests = []
     for number in range(PARTS):
         part = tmp_path / f"{number}.jsonl"
         part.write_text("".join(lines[number::PARTS]), encoding="utf-8")
-        ingests.append(Victim(model, tmp_path / "store", str(part), url, index))
-    return Store.open(alone.store), ingests
+        ingests.append(Victim(whole.model, tmp_path / "store", str(part), url, index))
+    return ingests
 
 
 def at_once(ingests: list[Victim]) -> None:
@@ -35,21 +43,21 @@ def at_once(ingests: list[Victim]) -> None:
         assert process.returncode == 0, errors
 
 
-def test_with_the_index_beside_the_store(tmp_path: Path) -> None:
-    whole, ingests = slices(tmp_path)
+def test_with_the_index_beside_the_store(whole: Victim, tmp_path: Path) -> None:
+    ingests = slices(whole, tmp_path)
     at_once(ingests)
-    assert_same(ingests[0], whole)
+    assert_same(ingests[0], Store.open(whole.store))
     assert Store.open(ingests[0].store).manifest.index
 
 
-def test_into_opensearch(tmp_path: Path, opensearch_url: str, index_name: str) -> None:
-    whole, ingests = slices(tmp_path, opensearch_url, index_name)
+def test_into_opensearch(whole: Victim, tmp_path: Path, opensearch_url: str, index_name: str) -> None:
+    ingests = slices(whole, tmp_path, opensearch_url, index_name)
     at_once(ingests)
-    assert_same(ingests[0], whole)
+    assert_same(ingests[0], Store.open(whole.store))
 
 
-def test_one_of_them_is_killed(tmp_path: Path) -> None:
-    whole, ingests = slices(tmp_path)
+def test_one_of_them_is_killed(whole: Victim, tmp_path: Path) -> None:
+    ingests = slices(whole, tmp_path)
     with ingests[1].start() as other:
         assert other.stdout
         other.stdout.readline()  # it has begun; one that begins alone asks no more what became of others
@@ -57,10 +65,10 @@ def test_one_of_them_is_killed(tmp_path: Path) -> None:
         _, errors = other.communicate(timeout=300)
         assert other.returncode == 0, errors
     store = Store.open(ingests[0].store)
-    assert len(store) < len(whole)
-    assert not store.manifest.complete
-    at_once([ingests[0], ingests[2]])
-    assert_same(ingests[0], whole)
+    assert len(store) < DOCUMENTS
+    assert store.manifest.unfinished == (ingests[0].source,)
+    at_once([ingests[0]])
+    assert_same(ingests[0], Store.open(whole.store))
 
 
 def test_what_is_said_while_another_goes_on(tmp_path: Path) -> None:
