@@ -123,6 +123,12 @@ def sync(
         raise UsageError(f"--index {index} is the alias itself; name the index that it is to stand for")
     report = SyncReport()
     manifest = opened.manifest
+    held = manifest.origin.name if manifest.origin else ""
+    if alias and alias.index not in (held, source.origin.name):
+        raise UsageError(
+            f"the alias {alias.name!r} stands for {alias.index!r}, and the store belongs to {held!r}: others search by "
+            "it. Name an alias of the store's index"
+        )
     row_size = row_bytes((manifest.codec, manifest.sketches), manifest.dim)
     encoder = model.load(opened)
     del opened  # whose files may be replaced

@@ -496,6 +496,10 @@ def test_audit_and_sync_as_their_users_call_them(tmp_path: Path, opensearch_url:
     assert f"has no alias '{alias}'" in invoke(*switched).error
     actions = [{"add": {"index": index_name, "alias": alias}}]
     assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    make_index(opensearch_url, f"{index_name}-others")
+    others = [{"add": {"index": f"{index_name}-others", "alias": f"{alias}-others"}}]
+    assert call(opensearch_url, "POST", "/_aliases", {"actions": others}).status == 200
+    assert "others search by it" in invoke(*(f"{alias}-others" if a == alias else a for a in switched)).error
     assert f"{alias} stands for {green} now" in invoke(*switched).check().err
     assert f"{alias} stands for {green} already" in invoke(*switched).check().err
     rerank = invoke("rerank", TEXTS[IDS[0]]["text"], "--store", store, "--missing", "error", *server)
