@@ -9,7 +9,7 @@ import logging
 
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
-from colbert_rerank.store import Store
+from colbert_rerank.store import Manifest, Store
 from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
 
 SAMPLE = 20
@@ -84,6 +84,14 @@ def joined(a: Origin, b: Origin) -> Origin:
 def _concrete(origin: Origin) -> dict[str, str]:
     """UUID by name: neither holds a comma."""
     return dict(zip(origin.name.split(","), origin.uuid.split(","), strict=True))
+
+
+def index_name(manifest: Manifest) -> str | None:
+    """What the user calls the OpenSearch index that a store belongs to, such as an alias; ``None`` if there is none."""
+    origin = manifest.origin
+    if origin is None or origin.kind == BM25:
+        return None
+    return str(manifest.provenance.get("index", origin.name))
 
 
 def named(origin: Origin | None) -> str:

@@ -78,21 +78,20 @@ class Comparison:
         at = self._store.lookup(ids)
         self._met[(self._first[at.segments] + at.ordinals)[at.found]] = True
         known = self._noted.content_hashes(versions)
-        unsure: dict[str, Stored | None] = {}
+        unsure: dict[str, tuple[Version, Stored | None]] = {}
         for version, stored, digest in zip(versions, self._store.describe(ids), known, strict=True):
             if stored and self._numbered and version.known and version[1:] == (stored.seq_no, stored.primary_term):
                 self.drift.same += 1
             elif stored and digest == stored.content_hash:
                 self._note(version, stored.content_hash)
             else:
-                unsure[version.doc_id] = stored
-        listed = {version.doc_id: version[:0:-1] for version in versions if version.doc_id in unsure}
+                unsure[version.doc_id] = version, stored
         found = 0
         for document in self._index.fetch(list(unsure)) if unsure else ():
-            if (document.primary_term, document.seq_no) < listed[document.doc_id]:
+            version, stored = unsure[document.doc_id]
+            if (document.primary_term, document.seq_no) < (version.primary_term, version.seq_no):
                 continue  # by a copy of the index that lags behind
             found += 1
-            stored = unsure[document.doc_id]
             text = self._recipe.text(document.fields)
             if problem := refusal(document, text, self._recipe):
                 self._refuse(document.doc_id, stored, problem[0])

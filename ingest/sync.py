@@ -111,7 +111,7 @@ def sync(
             noted = versions.kept(folder, index.origin, noted, comparison.notes)
             if drift.clean:
                 break
-        if not (writer.begun or writer.manifest.complete):
+        if not writer.manifest.complete:
             _begin(writer)
         writer.mark_posted(*(entry.file for entry in writer.manifest.segments))
         writer.finish()

@@ -148,17 +148,15 @@ class FirstStageOptions:
         return Bm25Index.open_for(store.folder, store.manifest)
 
     def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
-        from colbert_rerank.binding import check_origin
+        from colbert_rerank.binding import check_origin, index_name
         from colbert_rerank.candidates.doc_id_alias import add_doc_id_alias, estimate_fielddata_bytes
         from colbert_rerank.candidates.opensearch import OpenSearchCandidates
         from colbert_rerank.candidates.template import load_template
         from colbert_rerank.cli.output import notice
-        from colbert_rerank.types import OPENSEARCH, QUALIFIED
+        from colbert_rerank.types import QUALIFIED
 
         origin = store.manifest.origin
-        index = self.index
-        if not index and origin and origin.kind in (OPENSEARCH, QUALIFIED):
-            index = str(store.manifest.provenance.get("index", origin.name))
+        index = self.index or index_name(store.manifest)
         if index is None:
             raise UsageError("name the index that the candidates come from: --index NAME")
         template = load_template(self.query_template) if self.query_template else None

@@ -68,8 +68,8 @@ def audit(folder: Path, index: str | None, allow_other_index: bool, as_json: boo
         for what, ids in (("missing", found.missing), ("stale", found.stale), ("orphaned", found.orphaned)):
             for doc_id in ids[:SHOWN]:
                 click.echo(f"{what} {doc_id}")
-            if more := len(ids) - SHOWN if len(ids) > SHOWN else 0:
-                click.echo(f"{what}: {more:,} more")
+            if len(ids) > SHOWN:
+                click.echo(f"{what}: {len(ids) - SHOWN:,} more")
     say(f"{folder}: {_described(found)}")
     if not found.clean:
         click.get_current_context().exit(DRIFTED)
@@ -170,13 +170,14 @@ def sync(
 
 
 def _source(store: Store, index: str | None, server: OpenSearchOptions) -> OpenSearchSource:
+    from colbert_rerank.binding import index_name
     from colbert_rerank.types import QUALIFIED
     from ingest.sources.opensearch import OpenSearchSource
     from ingest.sync import check_kind
 
     check_kind(store)
     origin = store.manifest.origin
-    name = index or str(store.manifest.provenance.get("index", origin.name if origin else ""))
+    name = index or index_name(store.manifest) or ""
     return OpenSearchSource(
         server.connect(), name, page_docs=PAGE, qualified_ids=origin is not None and origin.kind == QUALIFIED
     )
