@@ -10,6 +10,7 @@ import logging
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
 from colbert_rerank.store import Manifest, Store
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
 
 SAMPLE = 20
@@ -43,6 +44,12 @@ def check_copy(store: Store, index: Index, enough: int = ENOUGH) -> None:
     """
     ids = _sample(store)
     stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
+    if stored and all(digest == UNKNOWN for digest in stored.values()):
+        raise StoreMismatchError(
+            f"{store.folder}: of what its documents were encoded from nothing is known, since it was repaired, so that "
+            f"they cannot be compared with {named(index.origin)}. `sync` or ingest it with its own index first"
+        )
+    ids = [i for i, digest in stored.items() if digest != UNKNOWN]
     recipe = store.manifest.recipe
     equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(ids))
     if equal * SAMPLE < enough * len(ids):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from colbert_rerank import binding, identity
 from colbert_rerank.candidates import bm25
@@ -97,10 +97,12 @@ def open_first_stage(first_stage: FirstStageOpener, writer: StoreWriter, make: b
 class ForeignIndex:
     """An index to fill that is not ours: what its owner, or another store, has put there is not replaced unasked.
 
-    ``store`` tells what it has put there itself, as it was before this ingest.
+    ``store`` tells what it has put there itself, as it was before this ingest, and ``now`` with what other processes
+    have added to it since.
     """
 
-    def __init__(self, first_stage: FirstStage, store: Store) -> None:
+    def __init__(self, first_stage: FirstStage, store: Store, now: Callable[[], Store]) -> None:
+        self._now = now
         self._first_stage = first_stage
         self._store = store
         self._posted = [segment for segment in store.segments if segment.entry.posted]
@@ -116,12 +118,17 @@ class ForeignIndex:
         for doc_id, before in zip(to_post, self._posted_hashes(to_post), strict=True):
             ours[doc_id].add(before)
         there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(to_post)}
+        others = {i: held for i, held in there.items() if held not in ours[i]}
+        if others and (now := self._now()).manifest.content != self._store.manifest.content:
+            mates = {
+                i for i, s in zip(others, now.describe(list(others)), strict=True) if s and s.fields_hash == others[i]
+            }
+            others = {i: held for i, held in others.items() if i not in mates}
         index = binding.named(self._first_stage.origin)
         return {
             doc_id: f"{index} has another document {doc_id!r} already, which would be replaced. Give this one "
             "another id, or pass --allow-other-index to let it be replaced"
-            for doc_id, held in there.items()
-            if held not in ours[doc_id]
+            for doc_id in others
         }
 
     def _posted_hashes(self, doc_ids: Sequence[str]) -> Iterator[bytes]:

@@ -10,6 +10,8 @@ from colbert_rerank.errors import UsageError
 from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import WRITE, with_retry
 
+_NEVER = ".no-such-alias"
+
 
 class Alias:
     """The alias ``name``, which stands for one index. Raises UsageError where it does not, and OpenSearchError."""
@@ -39,6 +41,15 @@ class Alias:
                 f"{server_url(client)}: the alias {name!r} has {' and '.join(properties)}, by which searches see other "
                 "documents than the index holds; only a plain alias can be switched"
             )
+
+    def check(self, index: str) -> None:
+        """Raise OpenSearchError where the alias could not be let stand for ``index``, as for want of the privilege.
+
+        What is asked for changes nothing: that a name which neither index has is taken from both.
+        """
+        action = {"indices": [self.index, index], "alias": f"{self.name}{_NEVER}", "must_exist": False}
+        with translated(self._client, index=self.name):
+            with_retry(lambda: self._client.indices.update_aliases(body={"actions": [{"remove": action}]}), WRITE)
 
     def switch(self, index: str) -> bool:
         """Let it stand for ``index``; whether it did not before. Raises as the constructor does."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from colbert_rerank.recipe import content_hash
 from colbert_rerank.store import Store, Stored, layout
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import Document
 from ingest.sources.opensearch import OpenSearchSource, Version
 from ingest.validation import refusal
@@ -80,7 +81,7 @@ class Comparison:
         known = self._noted.content_hashes(versions)
         unsure: dict[str, tuple[Version, Stored | None]] = {}
         for version, stored, digest in zip(versions, self._store.describe(ids), known, strict=True):
-            if stored and self._numbered and version.known and version[1:] == (stored.seq_no, stored.primary_term):
+            if stored and self._is_of(version, stored):
                 self.drift.same += 1
             elif stored and digest == stored.content_hash:
                 self._note(version, stored.content_hash)
@@ -104,6 +105,11 @@ class Comparison:
             else:
                 self._note(Version(document.doc_id, document.seq_no, document.primary_term), stored.content_hash)
         self.drift.moved += len(unsure) - found
+
+    def _is_of(self, version: Version, stored: Stored) -> bool:
+        """Whether what is stored is known to be of this writing of the document."""
+        known = self._numbered and version.known and stored.content_hash != UNKNOWN
+        return known and version[1:] == (stored.seq_no, stored.primary_term)
 
     def _note(self, version: Version, digest: bytes) -> None:
         self.drift.rewritten += 1

@@ -214,7 +214,7 @@ def encode_all(
     tokens_of = PAGE_TOKENS if writer.manifest.recipe.pages else UNIT_TOKENS
     limit = min(layout.UNIT_BYTES // row_bytes, tokens_of[encoder.device.type])
     hashed = first_stage is not None
-    foreign = ForeignIndex(first_stage, before) if first_stage and guarded else None
+    foreign = ForeignIndex(first_stage, before, writer.store) if first_stage and guarded else None
     sealing: Future[None] | None = None
     work: _Work | None = None  # at hand, until it is handed over
     matrices: dict[int, npt.NDArray[np.floating]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from colbert_rerank import binding
@@ -59,7 +60,7 @@ def audit(folder: Path, index: OpenSearchSource, *, allow_other_index: bool = Fa
 
 def sync(
     folder: Path,
-    encoder: Encoder,
+    load: Callable[[], Encoder],
     index: OpenSearchSource,
     *,
     index_name: str = "",
@@ -71,9 +72,9 @@ def sync(
 ) -> None:
     """Let the store in ``folder`` hold what ``index`` holds: encode what is missing or stale, bury what is orphaned.
 
-    All other writers are kept out. Passes over the index are made until one finds nothing, so that what changes
-    meanwhile is seen, too; an index that never rests is left after five. Interrupted, the next call goes on: what is
-    encoded is stored.
+    ``load`` is called once something is to be encoded. All other writers are kept out. Passes over the index are made
+    until one finds nothing, so that what changes meanwhile is seen, too; an index that never rests is left after five.
+    Interrupted, the next call goes on: what is encoded is stored.
 
     With ``aside`` all of it is done in a generation beside the one that is read, which takes its place at the end.
 
@@ -84,8 +85,6 @@ def sync(
         recipe = writer.manifest.recipe
         if recipe.pages:
             raise UsageError(f"{folder}: holds page images, which no index gives back. Run their `ingest` again")
-        check_encoder(encoder, recipe)
-        check_identity(writer, encoder, recipe, None, None)
         held = _belonging(writer.store(), index, allow_other_index)
         if held:
             writer.extend(binding.joined(held, index.origin))
@@ -94,12 +93,17 @@ def sync(
         else:
             writer.rebind(index.origin, index_name)
         noted = versions.load(folder, index.origin)
+        encoder = None
         while report.passes < PASSES:
             index.refresh()
             store = writer.store()
             comparison = Comparison(store, index, noted)
-            changed = _counted(writer, comparison.changed(), report)
-            encode_all(changed, store, writer, encoder, None, False, report.ingest, progress)
+            changed = comparison.changed()
+            if first := next(changed, None):
+                encoder = encoder or _fitting(load(), writer)
+                found = _counted(chain([first], changed), report)
+                _begin(writer)
+                encode_all(found, store, writer, encoder, None, False, report.ingest, progress)
             drift = report.last = comparison.drift
             if not report.passes:
                 report.first = drift
@@ -171,11 +175,15 @@ def _begin(writer: StoreWriter) -> None:
         writer.begin("sync")
 
 
-def _counted(
-    writer: StoreWriter, changed: Iterator[tuple[Document, str]], report: SyncReport
-) -> Iterator[tuple[Document, str]]:
+def _fitting(encoder: Encoder, writer: StoreWriter) -> Encoder:
+    """The encoder, if the store was made with it."""
+    check_encoder(encoder, writer.manifest.recipe)
+    check_identity(writer, encoder, writer.manifest.recipe, None, None)
+    return encoder
+
+
+def _counted(changed: Iterator[tuple[Document, str]], report: SyncReport) -> Iterator[tuple[Document, str]]:
     for document, text in changed:
-        _begin(writer)
         report.ingest.input.accepted += 1
         yield document, text
 

@@ -17,12 +17,13 @@ from colbert_rerank.cli.options import (
     opensearch_options,
     store_encoder_options,
 )
-from colbert_rerank.cli.output import notice, output_options, say, warn
+from colbert_rerank.cli.output import notice, output_options, say, warn, warn_always
 from colbert_rerank.cli.progress import progress, working
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import OpenSearchError, UsageError
 
 if TYPE_CHECKING:
-    from colbert_rerank.store import Store
+    from colbert_rerank.store import Manifest, Store
+    from ingest.alias import Alias
     from ingest.drift import Drift
     from ingest.pipeline import IngestReport
     from ingest.sources.opensearch import OpenSearchSource
@@ -81,6 +82,7 @@ def audit(folder: Path, index: str | None, allow_other_index: bool, as_json: boo
 @_OTHER
 @click.option("--allow-deletions", is_flag=True, help="Delete more than a fifth of the store's documents, too.")
 @click.option("--switch", metavar="ALIAS", help="Let ALIAS stand for --index, with the store, when all is done.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what was found and done, with all ids.")
 @opensearch_options
 @store_encoder_options
 @output_options
@@ -90,6 +92,7 @@ def sync(
     allow_other_index: bool,
     allow_deletions: bool,
     switch: str | None,
+    as_json: bool,
     server: OpenSearchOptions,
     model: StoreModelOptions,
 ) -> None:
@@ -123,14 +126,9 @@ def sync(
         raise UsageError(f"--index {index} is the alias itself; name the index that it is to stand for")
     report = SyncReport()
     manifest = opened.manifest
-    held = manifest.origin.name if manifest.origin else ""
-    if alias and alias.index not in (held, source.origin.name):
-        raise UsageError(
-            f"the alias {alias.name!r} stands for {alias.index!r}, and the store belongs to {held!r}: others search by "
-            "it. Name an alias of the store's index"
-        )
+    if alias:
+        _check_alias(alias, manifest, source.origin.name)
     row_size = row_bytes((manifest.codec, manifest.sketches), manifest.dim)
-    encoder = model.load(opened)
     del opened  # whose files may be replaced
     with progress("documents", None) as update, keeping(report.ingest):
 
@@ -139,7 +137,7 @@ def sync(
 
         run(
             folder,
-            encoder,
+            lambda: model.load(Store.open(folder)),
             source,
             index_name=switch or index or "",
             allow_other_index=allow_other_index or bool(switch),
@@ -161,10 +159,10 @@ def sync(
     if not report.last.clean:
         warn(f"the index goes on changing; the last pass still found {_described(report.last)}. Run it once more")
     if alias:
-        if alias.switch(source.origin.name):
-            notice(f"{alias.name} stands for {alias.index} now")
-        else:
-            say(f"{alias.name} stands for {alias.index} already")
+        _switch(alias, source.origin.name, folder)
+    if as_json:
+        done = {"encoded": report.ingest.encoded, "deleted": report.buried, "passes": report.passes}
+        click.echo(json.dumps(_facts(report.last) | done | {"found": _facts(report.first)}, ensure_ascii=False))
     if not report.last.clean:
         click.get_current_context().exit(DRIFTED)
 
@@ -181,6 +179,36 @@ def _source(store: Store, index: str | None, server: OpenSearchOptions) -> OpenS
     return OpenSearchSource(
         server.connect(), name, page_docs=PAGE, qualified_ids=origin is not None and origin.kind == QUALIFIED
     )
+
+
+def _check_alias(alias: Alias, manifest: Manifest, index: str) -> None:
+    """Raises UsageError for an alias by which others search, and OpenSearchError where it cannot be switched."""
+    from colbert_rerank.binding import index_name
+
+    held = manifest.origin.name if manifest.origin else ""
+    # a store that has gone over already is called by the alias that is to follow
+    if alias.index not in (held, index) and alias.name != index_name(manifest):
+        raise UsageError(
+            f"the alias {alias.name!r} stands for {alias.index!r}, and the store belongs to {held!r}: others search by "
+            "it. Name an alias of the store's index"
+        )
+    alias.check(index)
+
+
+def _switch(alias: Alias, index: str, folder: Path) -> None:
+    before = alias.index
+    try:
+        switched = alias.switch(index)
+    except OpenSearchError:
+        warn_always(
+            f"{folder} belongs to {index} now, and the alias {alias.name} still stands for {before}: searches by it "
+            "are refused until the same command has been run again and gone through"
+        )
+        raise
+    if switched:
+        notice(f"{alias.name} stands for {index} now")
+    else:
+        say(f"{alias.name} stands for {index} already")
 
 
 def _facts(found: Drift) -> dict[str, object]:

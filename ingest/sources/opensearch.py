@@ -17,7 +17,15 @@ from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import WRITE, Retry, with_retry
 from colbert_rerank.types import Document, Origin
 from ingest.sources.mapping import check_fields
-from ingest.sources.snapshots import Hit, PointInTime, Scroll, Snapshot, SnapshotLostError, SortUnknownError
+from ingest.sources.snapshots import (
+    Hit,
+    PointInTime,
+    Scroll,
+    Slice,
+    Snapshot,
+    SnapshotLostError,
+    SortUnknownError,
+)
 from mappings import document_fields, made_by_us
 
 MOST_REOPENED = 3  # times in a row without a new document in between
@@ -73,12 +81,12 @@ class OpenSearchSource:
         if len(self._indices) > 1 and not qualified_ids:
             raise UsageError(
                 f"{index!r} stands for {len(self._indices)} indices ({', '.join(self._indices)}), where one id may "
-                "name several documents; name one of them, or pass --qualified-ids, and ids read INDEX/ID"
+                "name several documents; name one of them, or ingest with --qualified-ids, and ids read INDEX/ID"
             )
         for info in self._indices.values():
             _check_source(info)
         self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
-        self._slices = slices or max(int(info.settings.get("number_of_shards", 1)) for info in self._indices.values())
+        self._parts = [part for info in self._indices.values() for part in self._slices(info, slices)]
         self._page_docs = min(page_docs, *(window_of(info) for info in self._indices.values()))
         self._keep_alive = keep_alive
         self._qualified = qualified_ids
@@ -142,17 +150,22 @@ class OpenSearchSource:
         except OpenSearchAuthError as error:
             _log.info("%s is not refreshed: %s", self._index, error)
 
+    def _slices(self, info: IndexInfo, slices: int | None) -> list[Slice]:
+        number = slices or int(info.settings.get("number_of_shards", 1))
+        return [Slice(i, number, info.name if len(self._indices) > 1 else None) for i in range(number)]
+
     def _read(self, *, whole: bool) -> Iterator[tuple[IndexInfo, str, Hit]]:
         """Every document once, with its index and its id."""
         seen = _Seen()
         snapshot = self._open()
         try:
-            for number in range(self._slices):
+            self._check_same()
+            for part in self._parts:
                 reopened = 0
                 while True:
                     before = seen.count
                     try:
-                        for hits in snapshot.pages(number, self._slices, whole=whole):
+                        for hits in snapshot.pages(part, whole=whole):
                             yield from self._new(hits, seen)
                         break
                     except (SnapshotLostError, SortUnknownError) as error:
@@ -167,13 +180,15 @@ class OpenSearchSource:
                         snapshot.close()
                         snapshot = self._open()
                         seen.resumed = True
-                        now = resolve_readable(self.client, self._index)
-                        if origin_of(now, qualified=self._qualified) != self.origin:
-                            raise OpenSearchError(
-                                f"{self._index!r} was replaced while it was read; read it again"
-                            ) from error
+                        self._check_same()
         finally:
             snapshot.close()
+
+    def _check_same(self) -> None:
+        """Raise OpenSearchError where the frozen view may be of other indices than those known."""
+        now = resolve_readable(self.client, self._index)
+        if origin_of(now, qualified=self._qualified) != self.origin:
+            raise OpenSearchError(f"{self._index!r} was replaced while it was read; read it again")
 
     def _open(self) -> Snapshot:
         kind: type[PointInTime] | type[Scroll] = Scroll if self._old_server else PointInTime

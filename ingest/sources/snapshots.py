@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import opensearchpy
 
@@ -32,8 +32,16 @@ class SortUnknownError(Exception):
     """The server cannot sort by ``_shard_doc`` (before 3.x)."""
 
 
+class Slice(NamedTuple):
+    """Documents read together: of one index, where the view is of several."""
+
+    number: int
+    of: int
+    within: str | None = None
+
+
 class Snapshot(Protocol):
-    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
+    def pages(self, part: Slice, *, whole: bool = True) -> Iterator[list[Hit]]:
         """The hits of one slice, in order; unless ``whole``, without their sources. Raises ``SnapshotLostError``."""
         ...
 
@@ -41,7 +49,11 @@ class Snapshot(Protocol):
 
 
 class PointInTime:
-    """Every page names the last hit before it, so that a page can be asked for again."""
+    """Every page names the last hit before it, so that a page can be asked for again.
+
+    It is named by ``_shard_doc``, of which each index has its own: over several at once, documents of the same number
+    would be left out at the end of a page. So each is read by itself.
+    """
 
     def __init__(
         self, client: opensearchpy.OpenSearch, index: str, *, page_docs: int, keep_alive: str, retry: Retry
@@ -58,8 +70,8 @@ class PointInTime:
         check_complete(answer, index)
         self._id: str = answer["pit_id"]
 
-    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
-        body: dict[str, Any] = search_body(min(FIRST_PAGE, self._page_docs), slice_number, slices, whole=whole)
+    def pages(self, part: Slice, *, whole: bool = True) -> Iterator[list[Hit]]:
+        body: dict[str, Any] = search_body(min(FIRST_PAGE, self._page_docs), part, whole=whole)
         body |= {"sort": [{"_shard_doc": "asc"}], "track_total_hits": False}
         while True:
             body["pit"] = {"id": self._id, "keep_alive": self._keep_alive}
@@ -104,11 +116,11 @@ class Scroll:
         self._retry = retry
         self._id = ""
 
-    def pages(self, slice_number: int, slices: int, *, whole: bool = True) -> Iterator[list[Hit]]:
+    def pages(self, part: Slice, *, whole: bool = True) -> Iterator[list[Hit]]:
         self.close()
         # The size of a scroll's pages is fixed, so it must do for large documents too.
         size = min(FIRST_PAGE, self._page_docs) if whole else self._page_docs
-        body = search_body(size, slice_number, slices, whole=whole) | {"sort": ["_doc"]}
+        body = search_body(size, part, whole=whole) | {"sort": ["_doc"]}
         params = {"scroll": self._keep_alive, "allow_partial_search_results": "false", "search_pipeline": "_none"}
         with translated(self._client, index=self._index):
             answer = with_retry(
@@ -145,16 +157,16 @@ class Scroll:
             raise SnapshotLostError from error
 
 
-def search_body(size: int, slice_number: int, slices: int, *, whole: bool) -> dict[str, Any]:
+def search_body(size: int, part: Slice, *, whole: bool) -> dict[str, Any]:
     """What both kinds ask for: every document, ``whole`` or not, with its sequence number."""
     body: dict[str, Any] = {
         "size": size,
-        "query": {"match_all": {}},
+        "query": {"term": {"_index": part.within}} if part.within else {"match_all": {}},
         "seq_no_primary_term": True,
         "_source": whole,
     }
-    if slices > 1:
-        body["slice"] = {"id": slice_number, "max": slices}
+    if part.of > 1:
+        body["slice"] = {"id": part.number, "max": part.of}
     return body
 
 

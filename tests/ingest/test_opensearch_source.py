@@ -307,7 +307,7 @@ def test_several_indices_behind_one_name(opensearch_url: str, index_name: str, c
     for part, shards in (("a", 1), ("b", 3)):
         docs = {str(number): {"text": f"{part}{number}"} for number in range(50)}
         make_index(opensearch_url, f"{index_name}-{part}", docs, settings={"number_of_shards": shards})
-    with pytest.raises(UsageError, match=r"2 indices .*or pass --qualified-ids"):
+    with pytest.raises(UsageError, match=r"2 indices .*or ingest with --qualified-ids"):
         OpenSearchSource(client, f"{index_name}-*")
     source = OpenSearchSource(client, f"{index_name}-*", qualified_ids=True, page_docs=20)
     assert source.origin.name == f"{index_name}-a,{index_name}-b"

@@ -10,6 +10,7 @@ from typing import Any
 import opensearchpy
 import pytest
 
+from colbert_rerank import binding
 from colbert_rerank.candidates.opensearch import OpenSearchCandidates
 from colbert_rerank.connection import Connection
 from colbert_rerank.encoder import Encoder
@@ -17,9 +18,10 @@ from colbert_rerank.errors import StoreMismatchError, UsageError
 from colbert_rerank.opensearch import connect
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.rerank import Reranker
-from colbert_rerank.store import Store
+from colbert_rerank.store import Store, layout
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import Document, Query
-from ingest import first_stage, pipeline, sync
+from ingest import first_stage, pipeline, sync, upkeep
 from ingest.alias import Alias
 from ingest.drift import Drift
 from ingest.pipeline import IngestReport
@@ -29,6 +31,7 @@ from ingest.validation import InputReport
 from mappings import index_body
 from tests.cli.terminal import invoke
 from tests.collection import assert_same_documents, documents
+from tests.ingest.test_upkeep import flip_in
 from tests.server.indices import make_index, put_documents
 from tests.server.rest import call
 from tests.tiny import tiny_checkpoint
@@ -77,7 +80,7 @@ def make_store(folder: Path, index: OpenSearchSource, encoder: Encoder) -> Store
 
 def in_step(folder: Path, index: OpenSearchSource, encoder: Encoder, **options: Any) -> SyncReport:
     report = SyncReport()
-    sync.sync(folder, encoder, index, report=report, **options)
+    sync.sync(folder, lambda: encoder, index, report=report, **options)
     return report
 
 
@@ -224,7 +227,7 @@ def test_an_interrupted_sync_is_gone_on_with(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sync.sync(folder, tiny_encoder, index, report=report, progress=interrupt)
+        sync.sync(folder, lambda: tiny_encoder, index, report=report, progress=interrupt)
     assert not Store.open(folder).manifest.complete
     stored = report.ingest.committed
     assert stored >= 8
@@ -410,6 +413,43 @@ def test_documents_of_indices_that_are_not_reached_are_not_deleted(
     assert sync.audit(folder, source(f"{index_name}-*")).clean
 
 
+def test_an_alias_of_several_indices(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """Documents at the same place of their indices are not taken for each other, wherever a page ends."""
+    for name, ids in (("a", IDS[:31]), ("b", IDS[:17])):
+        make_index(opensearch_url, f"{index_name}-{name}")
+        put_documents(opensearch_url, f"{index_name}-{name}", {i: TEXTS[i] for i in ids})
+        actions = [{"add": {"index": f"{index_name}-{name}", "alias": index_name}}]
+        assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    index = OpenSearchSource(client, index_name, qualified_ids=True, page_docs=7)
+    folder = tmp_path / "store"
+    make_store(folder, index, tiny_encoder)
+    assert sync.audit(folder, index).same == 48
+    put_documents(opensearch_url, f"{index_name}-a", NEW)
+    delete(opensearch_url, f"{index_name}-b", IDS[:5])
+    report = in_step(folder, index, tiny_encoder)
+    assert (report.ingest.encoded, report.buried) == (len(NEW), 5)
+    assert_clean(folder, index, tiny_encoder)
+    assert len(Store.open(folder)) == 48 + len(NEW) - 5
+
+
+def test_what_a_document_was_encoded_from_may_be_unknown(
+    folder: Path, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """As a repair leaves it: the vectors may be of another text, whatever the sequence number says."""
+    index = OpenSearchSource(client, index_name)
+    (segment, *_) = Store.open(folder).segments
+    flip_in(folder / layout.SEGMENTS / segment.entry.file, layout.CONTENT_HASHES)
+    upkeep.repair(folder)
+    assert all(s and s.content_hash == UNKNOWN for s in Store.open(folder).describe(IDS))
+    assert sorted(sync.audit(folder, index).stale) == sorted(IDS)
+    with pytest.raises(StoreMismatchError, match="nothing is known, since it was repaired"):
+        binding.check_copy(Store.open(folder), index)
+    assert in_step(folder, index, tiny_encoder).ingest.encoded == 60
+    assert_clean(folder, index, tiny_encoder)
+
+
 def test_a_number_of_another_shard_is_not_taken_for_the_same(
     tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
 ) -> None:
@@ -502,9 +542,50 @@ def test_audit_and_sync_as_their_users_call_them(tmp_path: Path, opensearch_url:
     assert "others search by it" in invoke(*(f"{alias}-others" if a == alias else a for a in switched)).error
     assert f"{alias} stands for {green} now" in invoke(*switched).check().err
     assert f"{alias} stands for {green} already" in invoke(*switched).check().err
+    none = invoke("sync", "--store", store, "--model", tmp_path / "no model", "--json", *server).check()
+    facts = json.loads(none.out)
+    assert (facts["clean"], facts["encoded"], facts["deleted"], facts["documents"]) == (True, 0, 0, 60)
     rerank = invoke("rerank", TEXTS[IDS[0]]["text"], "--store", store, "--missing", "error", *server)
     rerank.check()  # by the alias, which the store remembers
     invoke("audit", "--store", store, *server).check()
+
+
+def test_an_alias_that_may_not_be_changed(
+    tmp_path: Path, opensearch_url: str, index_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noticed before the store goes over; or, where it may not be any more by then, the same command goes on."""
+    green, alias = f"{index_name}-green", f"{index_name}-alias"
+    for name in (index_name, green):
+        make_index(opensearch_url, name)
+        put_documents(opensearch_url, name, TEXTS)
+    actions = [{"add": {"index": index_name, "alias": alias}}]
+    assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    model, store, server = tiny_checkpoint(tmp_path / "model"), tmp_path / "store", ("--opensearch", opensearch_url)
+    source = f"opensearch:{index_name}"
+    invoke("ingest", source, "--fields", "text", "--store", store, "--model", model, *server).check()
+
+    def read_only(name: str, on: bool) -> None:
+        body = {"index.blocks.read_only": on}
+        assert call(opensearch_url, "PUT", f"/{name}/_settings", body).status == 200
+
+    command = ("sync", "--store", store, "--index", green, "--switch", alias, *server)
+    for name in (index_name, green):
+        read_only(name, True)
+        refused = invoke(*command)
+        assert refused.status == 1
+        assert "read-only" in refused.error
+        assert (origin := Store.open(store).manifest.origin)
+        assert origin.name == index_name
+        read_only(name, False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Alias, "check", lambda self, index: read_only(green, True))
+        refused = invoke(*command)
+    assert f"belongs to {green} now, and the alias {alias} still stands for {index_name}" in refused.err
+    assert (origin := Store.open(store).manifest.origin)
+    assert origin.name == green
+    read_only(green, False)
+    assert f"{alias} stands for {green} now" in invoke(*command).check().err
+    invoke("rerank", TEXTS[IDS[0]]["text"], "--store", store, "--missing", "error", *server).check()
 
 
 def test_a_store_with_its_index_beside_it_has_nothing_to_audit(tmp_path: Path) -> None:
