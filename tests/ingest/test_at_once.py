@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from colbert_rerank.connection import Connection
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.opensearch import connect
+from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Store, writing
+from colbert_rerank.types import Document
+from ingest import first_stage, pipeline
+from ingest.pipeline import IngestReport
+from ingest.validation import InputReport
+from mappings import index_body
 from tests.cli.terminal import invoke
 from tests.ingest.killing import DOCUMENTS, Victim, assert_same, corpus
+from tests.server.indices import make_index
 from tests.tiny import tiny_checkpoint
 
 PARTS = 2
@@ -54,6 +65,30 @@ def test_into_opensearch(whole: Victim, tmp_path: Path, opensearch_url: str, ind
     ingests = slices(whole, tmp_path, opensearch_url, index_name)
     at_once(ingests)
     assert_same(ingests[0], Store.open(whole.store))
+
+
+def test_into_an_index_of_others(tmp_path: Path, opensearch_url: str, index_name: str, tiny_encoder: Encoder) -> None:
+    """What another process has put there for the same store meanwhile is no document of the owner."""
+    owned = {"1": {"text": "the owner's"}}
+    make_index(opensearch_url, index_name, owned, mappings={"properties": {"text": {"type": "text"}}})
+
+    def ingest(documents: Iterator[Document]) -> IngestReport:
+        report, recipe = IngestReport(InputReport("skip")), Recipe(("text",))
+        with connect(Connection(opensearch_url)) as client:
+            stage = first_stage.opensearch(client, index_name, index_body(("text",)), into_existing=True)
+            pipeline.ingest(
+                documents, tmp_path / "store", tiny_encoder, recipe=recipe, report=report, first_stage=stage
+            )
+        return report
+
+    def slow() -> Iterator[Document]:
+        yield Document("2", {"text": "tides"})
+        assert ingest(iter([Document("3", {"text": "moon"})])).posted == 1
+        yield from (Document("3", {"text": "sun"}), Document("1", {"text": "mine"}))
+
+    report = ingest(slow())
+    assert (report.input.skipped, report.committed) == ({"id taken in the index": 1}, 2)
+    assert sorted(Store.open(tmp_path / "store").index.ids()) == ["2", "3"]
 
 
 def test_one_of_them_is_killed(whole: Victim, tmp_path: Path) -> None:
