@@ -20,9 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("colbert_rerank.cli")
 _PACKAGES = ("colbert_rerank", "ingest")
-# Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for.
+# Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for; to learn takes long.
 _BINDING = "colbert_rerank.binding"
-_SPOKEN = (_log.name, _BINDING)
+_SPOKEN = (_log.name, _BINDING, "colbert_rerank.store.codebook")
 _NOTICE = logging.ERROR + 5
 logging.addLevelName(_NOTICE, "NOTICE")
 

@@ -57,6 +57,7 @@ def train(name: str, sample: Matrix, rows: int) -> Codebook:
             name,
         )
     count = max(1, min(centroid_count(rows), len(sample) // 4))
+    _log.info("learning the codebook of %s: %s centroids of %s vectors", name, f"{count:,}", f"{len(sample):,}")
     means = faiss.Kmeans(
         sample.shape[1], count, niter=ITERATIONS, seed=SEED, min_points_per_centroid=1, max_points_per_centroid=SAMPLE
     )

@@ -219,7 +219,8 @@ def test_ingest_options_of_long_documents(files: Files, tmp_path: Path) -> None:
     recipe = Store.open(tmp_path / "a").manifest.recipe
     assert (recipe.stride > 0, recipe.pool_factor) == (True, 2)
     invoke("rerank", "tides", "--store", tmp_path / "a").check()
-    invoke(*arguments, "--store", tmp_path / "b", "--codec", "residual2", "--sketches", "residual1").check()
+    coded = invoke(*arguments, "--store", tmp_path / "b", "--codec", "residual2", "--sketches", "residual1").check()
+    assert "learning the codebook of residual1: " in coded.err, "it takes long where there is much to learn of"
     manifest = Store.open(tmp_path / "b").manifest
     assert (manifest.codec, manifest.sketches) == ("residual2", "residual1")
     invoke("rerank", "tides", "--store", tmp_path / "b", "--rescore", "3").check()
