@@ -221,7 +221,7 @@ def _check_codebooks(writer: StoreWriter, report: Repair) -> None:
             if book.codec == writer.manifest.codec:
                 raise StoreCorruptError(
                     f"{writer.folder / layout.SEGMENTS / book.file}: {_reason(error)}. Without this codebook no vector "
-                    "can be read. Restore the store from a copy, or ingest again into a new folder"
+                    f"can be read. {layout.BEGIN_AGAIN}"
                 ) from None
             report.damages[book.file] = f"{_reason(error)}. The sketches are dropped. {SKETCH_AGAIN}"
             writer.drop_sketches()

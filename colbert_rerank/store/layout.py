@@ -17,6 +17,8 @@ FORMAT = 2  # what is written; all earlier ones are read
 
 # The last sentence of an error about a damaged file.
 RESTORE = "Restore the store from a copy, or see what `colbert-rerank store repair` can save"
+# The same where that can save nothing.
+BEGIN_AGAIN = "No repair is possible: restore the store from a copy, or ingest again into a new folder"
 
 MANIFEST = "manifest.json"
 NEXT = "manifest.next.json"

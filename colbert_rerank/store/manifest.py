@@ -138,7 +138,7 @@ def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
         left = sum(1 for _ in (folder / layout.SEGMENTS).glob("*.h5")) if name == layout.MANIFEST else 0
         if left:
             raise StoreCorruptError(
-                f"{folder}: {name} is missing, but {left} files of a store are there. Restore the store from a copy"
+                f"{folder}: {name} is missing, but {left} files of a store are there. {layout.BEGIN_AGAIN}"
             ) from None
         raise StoreNotFoundError(f"{folder}: no store here ({name} is missing); make one with `ingest`") from None
     except OSError as error:
@@ -147,19 +147,22 @@ def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
             else StoreCorruptError
         )
-        raise kind(f"{path}: the manifest cannot be read: {error.strerror}") from None
+        advice = f". {layout.BEGIN_AGAIN}" if kind is StoreCorruptError else ""
+        raise kind(f"{path}: the manifest cannot be read: {error.strerror}{advice}") from None
     try:
         data = json.loads(raw.decode("utf-8"))
         found = data["format"]
     except (ValueError, TypeError, KeyError, RecursionError):  # among the ValueErrors: not UTF-8
-        raise StoreCorruptError(f"{path}: not a manifest, or a damaged one. {layout.RESTORE}") from None
+        raise StoreCorruptError(f"{path}: not a manifest, or a damaged one. {layout.BEGIN_AGAIN}") from None
     known = type(found) is int and found > 0
     if known and found > layout.FORMAT:
         raise StoreFormatError(
             f"{path}: store format {found}; this version reads formats 1 to {layout.FORMAT}. Use a newer colbert-rerank"
         )
     if not known or not _intact(raw, data.get("checksum")):
-        raise StoreCorruptError(f"{path}: its checksum does not match, so it was edited or damaged. {layout.RESTORE}")
+        raise StoreCorruptError(
+            f"{path}: its checksum does not match, so it was edited or damaged. {layout.BEGIN_AGAIN}"
+        )
     try:
         if found == 1:
             data["codec"] = data["dtype"]
@@ -173,7 +176,7 @@ def load(folder: Path, name: str = layout.MANIFEST) -> Manifest:
         manifest = _entry(Manifest, data)
         _check_values(manifest)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise StoreCorruptError(f"{path}: not a manifest of format {found}: {error}") from None
+        raise StoreCorruptError(f"{path}: not a manifest of format {found}: {error}. {layout.BEGIN_AGAIN}") from None
     return manifest
 
 

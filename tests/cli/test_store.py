@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from colbert_rerank.store import Store
+from colbert_rerank.store import Store, layout
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.store import stores
@@ -98,12 +98,20 @@ def test_no_store_is_no_damaged_one(tmp_path: Path) -> None:
 def test_a_store_without_its_manifest_is_no_empty_folder(copy: Path, files: Files) -> None:
     (copy / "manifest.json").unlink()
     before = sorted(copy.rglob("*"))
-    expected = f"{copy}: manifest.json is missing, but 2 files of a store are there. Restore the store from a copy"
+    expected = f"{copy}: manifest.json is missing, but 2 files of a store are there. {layout.BEGIN_AGAIN}"
     for command in ("info", "verify", "repair", "compact"):
         assert invoke("store", command, copy).error == expected
     assert invoke("rerank", "tides", "--store", copy).error == expected
     assert invoke("ingest", files.corpus, "--store", copy, "--model", files.model).error == expected
     assert sorted(copy.rglob("*")) == before
+
+
+def test_a_damaged_manifest_is_not_said_to_be_mended_by_what_refuses_it(copy: Path) -> None:
+    stores.edit(copy / "manifest.json", lambda data: data.__setitem__(40, data[40] ^ 1))
+    for command in ("info", "verify", "repair", "compact"):
+        error = invoke("store", command, copy).error
+        assert error.startswith(f"{copy / 'manifest.json'}: its checksum does not match")
+        assert error.endswith("No repair is possible: restore the store from a copy, or ingest again into a new folder")
 
 
 def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
