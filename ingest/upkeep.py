@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.candidates.bm25 import Bm25Index
-from colbert_rerank.errors import StoreCorruptError
+from colbert_rerank.candidates.bm25 import STATE, Bm25Index
+from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
@@ -48,8 +48,8 @@ class Compaction:
 class Repair:
     """What was done to a damaged store.
 
-    ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by segment, what was found; ``lost``
-    are the ids of the documents that went with them, in the order in which the store held them, and ``unnamed`` counts
+    ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by file, what was found; ``lost`` are
+    the ids of the documents that went with them, in the order in which the store held them, and ``unnamed`` counts
     those whose ids went, too.
     """
 
@@ -103,7 +103,8 @@ def repair(folder: Path) -> Repair:
     """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
 
     Of a damaged column that documents can do without (`Segment.mend`) nothing is known afterwards, as of a document's
-    text, which the next ingest then encodes again.
+    text, which the next ingest then encodes again. The BM25 index, damaged or lost, is only reported: it holds texts,
+    which the store does not.
 
     The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
     StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged: without it nothing can be read.
@@ -113,10 +114,7 @@ def repair(folder: Path) -> Repair:
         report.unlisted = list(writer.swept)
         files.discard(folder / layout.NEXT)  # a generation that was being made of what may be damaged: it is made anew
         _check_codebooks(writer, report)
-        try:
-            index = _embedded_index(writer)
-        except StoreCorruptError as error:
-            index, report.damages[layout.BM25] = None, str(error)
+        index = _sound_index(writer, report)
         entries = writer.manifest.segments
         places = _places(folder, writer.manifest)
         sums = _block_checksums(writer.manifest, places)
@@ -205,11 +203,24 @@ def _follow(writer: StoreWriter, index: Bm25Index) -> None:
 def _embedded_index(writer: StoreWriter) -> Bm25Index | None:
     """The index beside the store; ``None`` where it has none, or it was lost: none is made here, with nothing in it.
 
-    Raises StoreCorruptError.
+    Raises StoreCorruptError, StoreMismatchError.
     """
-    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25).exists():
+    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25 / STATE).exists():
         return None
     return embedded_index(writer)
+
+
+def _sound_index(writer: StoreWriter, report: Repair) -> Bm25Index | None:
+    """The index beside the store; where it is damaged or lost, the report says so."""
+    try:
+        index = _embedded_index(writer)
+    except (StoreCorruptError, StoreMismatchError) as error:
+        report.damages[layout.BM25] = str(error)
+        return None
+    # beside a store that was imported there is none yet
+    if index is None and _embedded(writer.manifest) and any(entry.posted for entry in writer.manifest.segments):
+        report.damages[layout.BM25] = "it is lost. The same `ingest` fills it anew, and encodes nothing twice"
+    return index
 
 
 def _check_codebooks(writer: StoreWriter, report: Repair) -> None:

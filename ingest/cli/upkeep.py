@@ -82,13 +82,14 @@ def repair(folder: Path, as_json: bool) -> None:
 
     Documents whose vectors are sound stay. Ingest the lost ones again; with what was only forgotten of a document, such
     as the hash of its text, the next ingest does that by itself. The exit status is 1 where ids are lost that no one
-    can name any more.
+    can name any more, and where the BM25 index is damaged or lost, which only the same ingest makes anew.
 
     \b
     Examples:
       colbert-rerank store repair my-store
       colbert-rerank store repair my-store --json
     """
+    from colbert_rerank.store.layout import BM25
     from ingest.upkeep import repair as run
 
     with working(f"reading {folder}"):
@@ -113,6 +114,11 @@ def repair(folder: Path, as_json: bool) -> None:
         say(f"{folder}: no document is lost")
     else:
         say(f"{folder}: {len(done.lost):,} documents are lost; ingest them again. All others are sound")
+    if BM25 in done.damages:
+        raise StoreCorruptError(
+            f"{folder}: its BM25 index is not repaired here. Remove {folder / BM25}, if it is there, and run the same "
+            "`ingest` again, which makes it anew and encodes nothing twice"
+        )
 
 
 @click.command("import", cls=Command)

@@ -182,6 +182,37 @@ def test_repair_that_loses_nothing(copy: Path, files: Files) -> None:
     invoke("store", "verify", copy).check()
 
 
+@pytest.mark.parametrize("damage", ["flipped", "folder", "state"])
+def test_the_first_stage_is_not_repaired_but_made_anew_by_the_same_ingest(
+    copy: Path, files: Files, damage: str
+) -> None:
+    bm25 = copy / "bm25"
+    if damage == "folder":
+        shutil.rmtree(bm25)
+    elif damage == "state":
+        (bm25 / "state.json").unlink()
+    else:
+        victim = max(bm25.iterdir(), key=lambda path: path.stat().st_size)
+        stores.edit(victim, lambda data: data.__setitem__(9, data[9] ^ 1))
+    for _ in range(2):  # it stays so
+        done = invoke("store", "repair", copy)
+        assert done.status == 1
+        assert done.out.startswith("damaged bm25: ")
+        assert f"{copy}: no document is lost" in done.err
+        assert f"Remove {bm25}, if it is there, and run the same `ingest` again" in done.err
+    shutil.rmtree(bm25, ignore_errors=True)
+    again = invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
+    assert f"(0 encoded, {DOCUMENTS} stored before)" in again.err
+    invoke("store", "verify", copy).check()
+    invoke("store", "repair", copy).check()
+
+
+def test_a_first_stage_that_was_not_made_yet_is_not_lost(copy: Path, tmp_path: Path) -> None:
+    invoke("store", "export", copy, "--output", tmp_path / "arrays").check()
+    invoke("store", "import", tmp_path / "arrays", "--store", tmp_path / "again").check()
+    assert "nothing is damaged" in invoke("store", "repair", tmp_path / "again").check().err
+
+
 def test_repair_that_cannot_name_what_is_lost(copy: Path) -> None:
     stores.segment_files(copy)[0].unlink()
     stores.index_file(copy).unlink()
