@@ -107,7 +107,8 @@ def repair(folder: Path) -> Repair:
     which the store does not.
 
     The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
-    StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged: without it nothing can be read.
+    StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged, or the folder of all segments is
+    missing: without it nothing can be read.
     """
     report = Repair()
     with rewriting(folder) as writer:

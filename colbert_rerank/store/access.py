@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from colbert_rerank.errors import StoreError, StoreNotFoundError, StoreWriteError, UsageError
+from colbert_rerank.errors import StoreCorruptError, StoreError, StoreNotFoundError, StoreWriteError, UsageError
 from colbert_rerank.store import files, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.manifest import Manifest, SegmentEntry
@@ -34,9 +34,10 @@ _log = logging.getLogger(__name__)
 def rewriting(folder: Path) -> Iterator[StoreWriter]:
     """Hold a store that is there, alone.
 
-    Raises StoreNotFoundError, StoreCorruptError, and StoreWriteError where another process writes to it.
+    Raises StoreNotFoundError, StoreCorruptError as `writing` does, and StoreWriteError where another process writes to
+    it.
     """
-    manifests.load(folder)
+    _check_there(folder)
     lock = files.Lock(folder / layout.LOCK)
     try:
         if not lock.take():
@@ -86,11 +87,15 @@ def writing(folder: Path, new: Manifest | None) -> Iterator[StoreWriter]:
     Others may do so at the same time, once they have begun. While one of them has not, or maintenance is under way,
     this waits. Of a store that was made here nothing is left where the caller is refused before its ingest has begun.
 
-    Raises StoreWriteError, StoreCorruptError where the manifest is damaged or has gone, UsageError for a folder of
-    other things, StoreNotFoundError. Whether an existing store suits is for the caller to say.
+    Raises StoreWriteError, StoreCorruptError where the manifest is damaged or has gone, or the folder of segments has,
+    UsageError for a folder of other things, StoreNotFoundError. Whether an existing store suits is for the caller to
+    say.
     """
-    if new is None:
-        manifests.load(folder)
+    try:
+        _check_there(folder)
+    except StoreNotFoundError:
+        if new is None:
+            raise
     if folder.is_dir() and not (folder / layout.MANIFEST).exists():
         others = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS and not p.name.startswith("."))
         if others:
@@ -121,6 +126,20 @@ def writing(folder: Path, new: Manifest | None) -> Iterator[StoreWriter]:
             raise
     finally:
         lock.release()
+
+
+def _check_there(folder: Path) -> None:
+    """Raises StoreNotFoundError, and StoreCorruptError where a store has lost all of its files at once.
+
+    Their folder may be on a disk that is missing: it is not made again, or a repair would then give up all documents.
+    """
+    manifest = manifests.load(folder)
+    if manifest.files and not (folder / layout.SEGMENTS).exists():
+        documents = sum(entry.documents for entry in manifest.segments)
+        raise StoreCorruptError(
+            f"{folder}: its folder {layout.SEGMENTS} is missing, and with it the vectors and ids of up to "
+            f"{documents:,} documents. {layout.BEGIN_AGAIN}"
+        )
 
 
 def _begun(writer: StoreWriter) -> StoreWriter:

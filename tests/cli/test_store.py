@@ -114,6 +114,20 @@ def test_a_damaged_manifest_is_not_said_to_be_mended_by_what_refuses_it(copy: Pa
         assert error.endswith("No repair is possible: restore the store from a copy, or ingest again into a new folder")
 
 
+def test_without_its_segments_a_store_is_lost(copy: Path, files: Files) -> None:
+    shutil.rmtree(copy / "segments")
+    before = sorted(copy.rglob("*"))
+    expected = (
+        f"{copy}: its folder segments is missing, and with it the vectors and ids of up to {DOCUMENTS} documents. "
+        f"{layout.BEGIN_AGAIN}"
+    )
+    for command in ("repair", "compact"):
+        assert invoke("store", command, copy).error == expected
+    assert invoke("store", "delete", copy, "a").error == expected
+    assert invoke("ingest", files.corpus, "--store", copy, "--model", files.model).error == expected
+    assert sorted(copy.rglob("*")) == before
+
+
 def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
     victim = max((copy / "bm25").iterdir(), key=lambda path: path.stat().st_size)
     stores.edit(victim, lambda data: data.__setitem__(9, data[9] ^ 1))
