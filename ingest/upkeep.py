@@ -117,7 +117,7 @@ def repair(folder: Path) -> Repair:
         _check_codebooks(writer, report)
         index = _sound_index(writer, report)
         entries = writer.manifest.segments
-        places = _places(folder, writer.manifest)
+        places = _places(writer, report)
         sums = _block_checksums(writer.manifest, places)
         readable: dict[int, Segment] = {}
         gone: dict[int, npt.NDArray[np.bool_]] = {}  # which of a segment's documents
@@ -243,11 +243,15 @@ def _embedded(manifest: Manifest) -> bool:
     return manifest.origin is not None and manifest.origin.kind == BM25
 
 
-def _places(folder: Path, manifest: Manifest) -> dict[str, Array] | None:
-    """The columns of the id index, where it is sound."""
+def _places(writer: StoreWriter, report: Repair) -> dict[str, Array] | None:
+    """The columns of the id index, where it is sound; where it is not, the writer makes it again when it ends."""
+    index = writer.manifest.index
+    if index is None:
+        return None
     try:
-        return read_index(folder, manifest.index) if manifest.index else None
-    except StoreCorruptError:
+        return read_index(writer.folder, index)
+    except StoreCorruptError as error:
+        report.damages[index.file] = f"{_reason(error)}. The id index is made again"
         return None
 
 

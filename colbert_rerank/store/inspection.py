@@ -99,7 +99,7 @@ def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -
     try:
         found = segment.read_index(folder, manifest.index)
     except StoreCorruptError as error:
-        yield f"{segment.index_fault(error)}. The next ingest writes the id index again"
+        yield f"{segment.index_fault(error)}. `store repair`, or the next `ingest`, writes the id index again"
         return
     # it may hold the checksums of sketches that a repair has dropped since
     if any(not np.array_equal(found.get(name, column), column) for name, column in expected.items()):

@@ -136,7 +136,7 @@ class StoreWriter:
             segment.read_index(self.folder, self.manifest.index)
         except StoreCorruptError as error:
             _log.warning(
-                "%s. Nothing is lost: the next ingest that comes to its end writes the id index again",
+                "%s. Nothing is lost: the next writer that comes to its end writes the id index again",
                 segment.index_fault(error),
             )
             self._lost_index = self.manifest.index
