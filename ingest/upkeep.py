@@ -6,7 +6,7 @@ refused as behind. An index of OpenSearch is its owner's: what is deleted here i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,9 +102,9 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
 def repair(folder: Path) -> Repair:
     """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
 
-    Of a damaged column that documents can do without (`Segment.mend`) nothing is known afterwards, as of a document's
-    text, which the next ingest then encodes again. The BM25 index, damaged or lost, is only reported: it holds texts,
-    which the store does not.
+    A damaged column is made again from the id index, where that repeats it to the bit (`Segment.mend`). Of another one
+    that documents can do without nothing is known afterwards, as of a document's text, which the next ingest then
+    encodes again. The BM25 index, damaged or lost, is only reported: it holds texts, which the store does not.
 
     The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
     StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged, or the folder of all segments is
@@ -118,13 +118,12 @@ def repair(folder: Path) -> Repair:
         index = _sound_index(writer, report)
         entries = writer.manifest.segments
         places = _places(writer, report)
-        sums = _block_checksums(writer.manifest, places)
         readable: dict[int, Segment] = {}
         gone: dict[int, npt.NDArray[np.bool_]] = {}  # which of a segment's documents
         for number, entry in enumerate(entries):
             try:
                 (one,) = map_segments(folder, [entry], row_shapes(writer.manifest))[1]
-                found = [f"{name}, which its documents can do without" for name in one.mend(sums[number])]
+                found = one.mend(writer.manifest, places)
                 lost = _damaged_documents(one)
                 if layout.SKETCHES in one.rows and [*one.damaged(layout.SKETCHES)]:
                     report.damages[layout.SKETCHES] = f"of {entry.file}, and dropped. {SKETCH_AGAIN}"
@@ -253,17 +252,6 @@ def _places(writer: StoreWriter, report: Repair) -> dict[str, Array] | None:
     except StoreCorruptError as error:
         report.damages[index.file] = f"{_reason(error)}. The id index is made again"
         return None
-
-
-def _block_checksums(manifest: Manifest, places: Mapping[str, Array] | None) -> Sequence[Array | None]:
-    """Those of each segment's values, as the id index repeats them."""
-    width, dtype = row_shapes(manifest)[layout.VALUES]
-    size = width * np.dtype(dtype).itemsize
-    ends = np.cumsum([-(-entry.rows * size // layout.BLOCK) for entry in manifest.segments])
-    repeated = places.get(layout.BLOCK_CHECKSUMS) if places else None
-    if repeated is None or repeated.size != ends[-1:].sum():
-        return [None] * len(manifest.segments)
-    return np.split(repeated, ends[:-1])
 
 
 def _live(

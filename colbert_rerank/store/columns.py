@@ -73,7 +73,7 @@ def write(path: Path, columns: Mapping[str, Array], rows: Sequence[Rows]) -> Pla
             data = np.ascontiguousarray(columns[name])
             dataset = file.create_dataset(name, data=data, dtype=data.dtype.newbyteorder("<"), track_times=False)
             # of a fixed length: a string of variable length would lie in a heap that HDF5 keeps no checksum of
-            dataset.attrs[layout.CHECKSUM] = np.bytes_(_checksum(data))
+            dataset.attrs[layout.CHECKSUM] = np.bytes_(checksum(data))
         offsets = {one.name: _allocate(file, one) for one in rows}
     with path.open("wb") as out:
         for place, page in image.pages():
@@ -89,7 +89,7 @@ def write(path: Path, columns: Mapping[str, Array], rows: Sequence[Rows]) -> Pla
 
 def digest(columns: Mapping[str, Array]) -> str:
     """XXH3-64 over the names and checksums of all columns, in order of name."""
-    return _digest({name: _checksum(data) for name, data in columns.items()})
+    return _digest({name: checksum(data) for name, data in columns.items()})
 
 
 def _digest(checksums: Mapping[str, str]) -> str:
@@ -120,7 +120,7 @@ def read(
     """
     found, damaged = read_marked(path, mapped, required, verify, optional)
     if damaged:
-        raise damage(path, damaged[0])
+        raise damage(path, next(iter(damaged)))
     return found
 
 
@@ -134,8 +134,8 @@ def read_marked(
     required: Mapping[str, str],
     verify: str,
     optional: Mapping[str, str] | None = None,
-) -> tuple[dict[str, Array], list[str]]:
-    """The same, and the names of those that are damaged, for which nothing is raised."""
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """The same, and the recorded checksums of those that are damaged, for which nothing is raised."""
     expected = {**required, **(optional or {})}
     found: dict[str, Array] = {}
     sums = {}
@@ -157,7 +157,7 @@ def read_marked(
         raise StoreCorruptError(f"{path}: the columns {missing} are missing. {layout.RESTORE}")
     if _digest(sums) != verify:
         raise StoreCorruptError(f"{path}: this is not the file that the manifest lists. {layout.RESTORE}")
-    return found, [name for name, data in found.items() if _checksum(data) != sums[name]]
+    return found, {name: sums[name] for name, data in found.items() if checksum(data) != sums[name]}
 
 
 def view(mapped: Array, offset: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -185,5 +185,6 @@ def _allocate(file: h5py.File, rows: Rows) -> int:
     return int(dataset.get_offset() or 0)  # no rows, no place
 
 
-def _checksum(data: Array) -> str:
+def checksum(data: Array) -> str:
+    """As it is recorded beside a column: XXH3-64 of its bytes."""
     return xxhash.xxh3_64_hexdigest(raw_bytes(data))

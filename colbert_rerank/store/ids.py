@@ -159,6 +159,24 @@ def build(segments: Sequence[Mapping[str, Array]], *, tombstones: bool = False) 
     }
 
 
+def repeated(found: Mapping[str, Array], number: int, index: Mapping[str, Array]) -> dict[str, Array]:
+    """The columns of ids and rows of a segment, ``number`` in the manifest's list, as the id index repeats them.
+
+    It lists live documents only. Of the others they say what was ``found``, be it right or not: checksums tell.
+    """
+    again = {name: found[name].copy() for name in (layout.ROW_COUNTS, layout.ID_LENGTHS, layout.ID_BYTES)}
+    which = np.flatnonzero(index[layout.SEGMENT_NUMBERS] == number)
+    at = index[layout.ORDINALS][which]
+    for name in (layout.ROW_COUNTS, layout.ID_LENGTHS):
+        again[name][at] = index[name][which]
+    lengths, listed = (c[layout.ID_LENGTHS].astype(np.int64) for c in (again, index))
+    if lengths.sum() == again[layout.ID_BYTES].size:  # else ids are not where they seem to be
+        starts, sources = (np.cumsum(sizes) - sizes for sizes in (lengths, listed))
+        taken = index[layout.ID_BYTES][ranges(sources[which], listed[which])]
+        again[layout.ID_BYTES][ranges(starts[at], lengths[at])] = taken
+    return again
+
+
 def _live(hashes: npt.NDArray[np.uint64], key: Callable[[int], memoryview]) -> npt.NDArray[np.int64]:
     """Places in order of hash; where an id occurs more than once, only its last."""
     order: npt.NDArray[np.int64] = np.argsort(

@@ -66,27 +66,32 @@ class Segment:
         if self._columns is None:
             found, damaged = self._read()
             if damaged:
-                raise hdf5.damage(self.path, damaged[0])
+                raise hdf5.damage(self.path, next(iter(damaged)))
             self._columns = self._checked(found)
         return self._columns
 
-    def mend(self, sums: Array | None) -> list[str]:
-        """Let damaged columns that its documents can do without say that nothing is known, and return their names.
+    def mend(self, manifest: Manifest, index: Mapping[str, Array] | None) -> list[str]:
+        """Make damaged columns again from the id index, if that is at hand; say what was done, for each of them.
 
-        ``sums`` are the checksums of the blocks of values, where the id index repeats them. Raises StoreCorruptError.
+        Those that it does not tell, and that documents can do without, say that nothing is known. Raises
+        StoreCorruptError for others.
         """
         found, damaged = self._read()
-        for name in damaged:
-            if name in _STAND_INS:
+        again = _repeated(found, manifest, manifest.segments.index(self.entry), index) if damaged and index else {}
+        done = []
+        for name, recorded in damaged.items():
+            how = "which its documents can do without"
+            if name in again and hdf5.checksum(again[name]) == recorded:
+                found[name], how = again[name], "made again from the id index"
+            elif name in _STAND_INS:
                 found[name] = np.repeat(_STAND_INS[name], self.entry.documents, axis=0)
-            elif name == layout.BLOCK_CHECKSUMS and sums is not None:
-                found[name] = sums
             elif name not in CHECKSUMS.values():  # of these each is still good for its block, or finds it damaged
                 raise hdf5.damage(self.path, name)
+            done.append(f"{name}, {how}")
         self._columns = self._checked(found)
-        return damaged
+        return done
 
-    def _read(self) -> tuple[dict[str, Array], list[str]]:
+    def _read(self) -> tuple[dict[str, Array], dict[str, str]]:
         required = REQUIRED | {CHECKSUMS[name]: "<u8" for name in self.rows}
         return hdf5.read_marked(self.path, self._file, required, self.entry.columns, OPTIONAL)
 
@@ -214,6 +219,19 @@ def index_columns(segments: Sequence[Segment]) -> dict[str, Array]:
     for name in segments[0].rows if segments else ():
         columns[CHECKSUMS[name]] = np.concatenate([one.columns[CHECKSUMS[name]] for one in segments])
     return columns
+
+
+def _repeated(
+    found: Mapping[str, Array], manifest: Manifest, number: int, index: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What the id index says of the columns of a segment, ``number`` in the manifest, in which this was ``found``."""
+    again = ids.repeated(found, number, index)
+    for name, shape in row_shapes(manifest).items():
+        row = shape.width * np.dtype(shape.dtype).itemsize
+        ends = np.cumsum([0, *(-(-entry.rows * row // layout.BLOCK) for entry in manifest.segments)])
+        if CHECKSUMS[name] in index:
+            again[CHECKSUMS[name]] = index[CHECKSUMS[name]][ends[number] : ends[number + 1]]
+    return again
 
 
 def write_index(folder: Path, name: str, index: Mapping[str, Array]) -> IndexEntry:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -250,7 +251,7 @@ def test_documents_whose_vectors_are_sound_stay(tmp_path: Path, number: int, ind
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-@pytest.mark.parametrize("damage", ["gone", "truncated", "columns"])
+@pytest.mark.parametrize("damage", ["gone", "truncated", "header"])
 def test_a_lost_segment_is_named_by_the_index(tmp_path: Path, number: int, damage: str) -> None:
     model = segmented(tmp_path)
     store = Store.open(tmp_path)
@@ -263,8 +264,9 @@ def test_a_lost_segment_is_named_by_the_index(tmp_path: Path, number: int, damag
     elif damage == "truncated":
         stores.edit(path, lambda data: data.__delitem__(slice(len(data) // 2, None)))
     else:
-        data = bytes(path.read_bytes())
-        flip(path, data.index(b"d100") if b"d100" in data else data.index(b"d0"))
+        with h5py.File(path, "r") as opened:
+            place = h5py.h5o.get_info(opened["id_bytes"].id).addr
+        flip(path, place + 8)
     done = upkeep.repair(tmp_path)
     assert set(done.lost) == expected
     assert done.unnamed == 0
@@ -359,7 +361,7 @@ def test_damaged_vectors_beside_damaged_checksums(tmp_path: Path) -> None:
     flip(file, entry.values_offset + 100)
     done = upkeep.repair(tmp_path)
     assert done.damages[file.name] == (
-        "block_checksums, which its documents can do without; content_hashes, which its documents can do without; "
+        "block_checksums, made again from the id index; content_hashes, which its documents can do without; "
         f"the vectors of {len(done.lost)} of its 60 documents"
     )
     assert 0 < len(done.lost) < 60
@@ -369,15 +371,43 @@ def test_damaged_vectors_beside_damaged_checksums(tmp_path: Path) -> None:
         assert np.array_equal(matrix, model[doc_id].matrix.astype(np.float32))
 
 
-@pytest.mark.parametrize("column", ["row_counts", "id_lengths", "id_bytes"])
-def test_a_column_without_which_there_are_no_documents(tmp_path: Path, column: str) -> None:
-    segmented(tmp_path)
-    before = Store.open(tmp_path)
-    file = stores.segment_files(tmp_path)[2]
-    flip_in(file, column)
+NEEDED = ("row_counts", "id_lengths", "id_bytes")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("columns", [*((name,) for name in NEEDED), NEEDED, ("block_checksums",)], ids="+".join)
+def test_columns_that_the_id_index_repeats(tmp_path: Path, number: int, columns: tuple[str, ...]) -> None:
+    model = segmented(tmp_path)
+    before = Store.open(tmp_path).manifest
+    file = stores.segment_files(tmp_path)[number]
+    for column in columns:
+        flip_in(file, column)
     done = upkeep.repair(tmp_path)
-    assert done.damages == {file.name: f"column {column} is damaged, its checksum does not match"}
-    assert len(done.lost) == before.manifest.segments[2].documents
+    (found,) = done.damages.values()
+    assert sorted(found.split("; ")) == sorted(f"{column}, made again from the id index" for column in columns)
+    assert (done.lost, done.unnamed) == ([], 0)
+    store = Store.open(tmp_path, verify="open")
+    stores.assert_holds(store, model)
+    assert damages(tmp_path) == []
+    assert (store.manifest.complete, store.manifest.content) == (before.complete, before.content)
+    assert file.name not in store.manifest.files
+    assert upkeep.repair(tmp_path).damages == {}
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["index", "no-index"])
+@pytest.mark.parametrize("column", NEEDED)
+def test_a_column_without_which_there_are_no_documents(tmp_path: Path, column: str, index: bool) -> None:
+    """Of a document that was replaced the index tells nothing: nothing would prove that the column is right again."""
+    segmented(tmp_path)
+    file = stores.segment_files(tmp_path)[0]
+    if index:
+        flip_in(file, column, 0.97)
+    else:
+        stores.index_file(tmp_path).unlink()
+        flip_in(file, column)
+    done = upkeep.repair(tmp_path)
+    assert done.damages[file.name] == f"column {column} is damaged, its checksum does not match"
+    assert (len(done.lost), done.unnamed) == ((50, 0) if index else (0, 60))
 
 
 @pytest.mark.parametrize("column", ["max_errors", "sketch_errors", "sketch_checksums"])
@@ -388,6 +418,8 @@ def test_what_coded_vectors_can_do_without(folder: Path, column: str) -> None:
     ids = sorted(ids_of(folder))
     rows = before.gather(ids).values
     flip_in(stores.segment_files(folder)[0], column)
+    if column == "sketch_checksums":
+        stores.index_file(folder).unlink()  # which repeats them
     assert upkeep.repair(folder).lost == []
     assert sorted(ids_of(folder)) == ids
     after = Store.open(folder, verify="open")
@@ -400,6 +432,14 @@ def test_what_coded_vectors_can_do_without(folder: Path, column: str) -> None:
     assert finite == ([layout.SKETCH_ERRORS] if column == "max_errors" else [layout.MAX_ERRORS, layout.SKETCH_ERRORS])
     if column == "max_errors":
         assert np.isposinf(segment.columns[layout.MAX_ERRORS]).all()
+
+
+def test_damaged_checksums_of_sound_sketches(folder: Path) -> None:
+    upkeep.compact(folder, sketches="binary")
+    flip_in(stores.segment_files(folder)[0], "sketch_checksums")
+    (found,) = upkeep.repair(folder).damages.values()
+    assert found == "sketch_checksums, made again from the id index"
+    assert Store.open(folder, verify="open").manifest.sketches == "binary"
 
 
 def test_what_is_forgotten_is_made_known_by_the_next_ingest(folder: Path, tiny_encoder: Encoder) -> None:
