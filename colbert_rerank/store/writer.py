@@ -31,8 +31,12 @@ from colbert_rerank.store.segment import Segment, row_shapes
 from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import FLOATS, RESIDUALS, Origin
 
-# Files of the segments folder that a writer made; all others are left alone.
-_OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids|\.codebook)?\.h5(\.tmp)?")
+# By folder, files that a writer made, and that are left over where no manifest lists them; all others are left alone.
+_OURS = {
+    "": re.compile(r"(manifest\.json|manifest\.next\.json|versions\.npz)\.tmp"),
+    layout.SEGMENTS: re.compile(r"\d{8,}-[0-9a-f]{8}(\.ids|\.codebook)?\.h5(\.tmp)?"),
+    layout.BM25: re.compile(r"state\.json\.tmp|\.tmp\w{6}"),  # the latter are tantivy's
+}
 MERGE_EVERY = 16  # segments
 PATIENCE = 5.0  # seconds of waiting in silence
 _REMOVED = "its files were removed by someone while this process was writing"
@@ -215,12 +219,11 @@ class StoreWriter:
         self._check_alone()
         listed = manifests.listed_files(self.folder)
         with files.write_errors(self.folder):
-            for path in (self.folder / layout.SEGMENTS).iterdir():
-                if path.name not in listed and _OURS.fullmatch(path.name):
-                    files.unlink(path)
-                    self.swept.append(path.name)
-            for name in (layout.MANIFEST, layout.NEXT):
-                files.unlink(self.folder / (name + files.TEMPORARY))
+            for name, ours in _OURS.items():
+                for path in (self.folder / name).glob("*"):
+                    if path.name not in listed and ours.fullmatch(path.name):
+                        files.unlink(path)
+                        self.swept.append(path.name)
 
     def compact(self, codec: str | None = None, sketches: str | None = None) -> None:
         """Write anew what holds replaced or deleted documents, or is small; or all of it, by other codecs.

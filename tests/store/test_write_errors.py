@@ -318,18 +318,40 @@ def test_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_only_files_of_ours_are_swept_up(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     stores.make(folder, [FIRST])
+    (folder / "bm25").mkdir()
     ours = [
-        folder / "manifest.json.tmp",
+        *(folder / f"{name}.tmp" for name in ("manifest.json", "manifest.next.json", "versions.npz")),
         *(folder / "segments" / f"00000009-0123abcd{end}" for end in (".h5", ".ids.h5.tmp")),
+        *(folder / "bm25" / name for name in ("state.json.tmp", ".tmp1uKPFK")),
     ]
-    theirs = [folder / "thesis.tmp", folder / "segments" / "data.h5", folder / "segments" / "notes.tmp"]
+    theirs = [
+        folder / "thesis.tmp",
+        folder / "versions.npz",
+        *(folder / "segments" / name for name in ("data.h5", "notes.tmp")),
+        *(folder / "bm25" / name for name in ("meta.json", "notes.tmp")),
+    ]
     for path in [*ours, *theirs]:
         path.write_text("x")
     (folder / "dir.tmp").mkdir()
     stores.make(folder, [FIRST])
-    assert [path.exists() for path in ours] == [False] * 3
-    assert [path.exists() for path in theirs] == [True] * 3
+    assert [path for path in ours if path.exists()] == []
+    assert [path for path in theirs if not path.exists()] == []
     assert (folder / "dir.tmp").is_dir()
+
+
+def test_nothing_is_swept_up_while_someone_else_may_be_writing_it(tmp_path: Path) -> None:
+    stores.make(tmp_path, [FIRST])
+    with writing(tmp_path, None) as writer:
+        writer.begin("one")
+        writer.share()
+        half = tmp_path / "versions.npz.tmp"
+        half.write_text("x")
+        with writing(tmp_path, None) as other:
+            other.begin("another")
+            other.finish()
+        assert half.exists()
+        writer.finish()
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("held", ["thesis.tmp", "corpus.jsonl", "dir/x"])
