@@ -16,42 +16,38 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tantivy
-import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreReadError, StoreWriteError
+from colbert_rerank.candidates.bm25_files import (
+    LOCK,
+    MANAGED,
+    META,
+    State,
+    compare,
+    listed,
+    load,
+    read_errors,
+    save,
+    write_errors,
+)
+from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest, files, layout
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
-STATE = "state.json"
-META = "meta.json"  # tantivy's list of segments
-MANAGED = ".managed.json"  # of all files that it made
-LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
-
-
-class _State(NamedTuple):
-    """What `state.json` says: whose index it is, how far it has come, and the files of its last commit.
-
-    ``files`` maps names to XXH3-64; ``None`` while tantivy commits, and after a crash there.
-    """
-
-    store_id: str
-    content: int  # the store's content count that the index has followed
-    files: dict[str, str] | None = None
 
 
 class Bm25Index:
     """A BM25 index in ``folder``. Opened by `create_or_open` for writing, by `open_for` for searching."""
 
-    def __init__(self, folder: Path, index: tantivy.Index, state: _State) -> None:
+    def __init__(self, folder: Path, index: tantivy.Index, state: State) -> None:
         self.folder = folder
         self._analyzer = _analyzer()
         self._open(index, state)
 
-    def _open(self, index: tantivy.Index, state: _State) -> None:
+    def _open(self, index: tantivy.Index, state: State) -> None:
         self._index = index
         self._state = state
         index.register_tokenizer("english", self._analyzer)
@@ -81,20 +77,20 @@ class Bm25Index:
         files.make_inside(folder)
         with files.write_errors(folder):  # tantivy calls a lock that it may not take an index that it cannot open
             (folder / LOCK).open("ab").close()
-        state = _load(folder)
+        state = load(folder)
         if state is None:
-            state = _State(manifest.store_id, 0)
+            state = State(manifest.store_id, 0)
             found = (folder / META).exists()
-            with _read_errors(folder, "opened") if found else _write_errors(folder):
+            with read_errors(folder, "opened") if found else write_errors(folder):
                 index = tantivy.Index(_schema(), path=str(folder), reuse=True)
         else:
             _check_owner(folder, state, manifest)
-            with _read_errors(folder, "opened"):
-                _verify(folder, state.files or {} if verify else {})
+            with read_errors(folder, "opened"):
+                compare(folder, state.files or {} if verify else {})
                 index = tantivy.Index.open(str(folder))
         made = Bm25Index(folder, index, state)
         if state.files is None:
-            with _write_errors(folder):
+            with write_errors(folder):
                 made._finish(state.content)
         return made
 
@@ -111,7 +107,7 @@ class Bm25Index:
                 f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Search there: "
                 "--opensearch URL"
             )
-        state = _load(folder)
+        state = load(folder)
         if state is None:
             raise StoreMismatchError(
                 f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to make "
@@ -127,11 +123,11 @@ class Bm25Index:
                 "out. Run the same command again"
             )
         try:
-            with _read_errors(folder, "opened"):
-                _verify(folder, state.files)
+            with read_errors(folder, "opened"):
+                compare(folder, state.files)
                 return Bm25Index(folder, _open_elsewhere(folder, state.files), state)
         except StoreCorruptError:
-            if _load(folder) == state:
+            if load(folder) == state:
                 raise
             return Bm25Index.open_for(store_folder, manifest)  # a writer came between
 
@@ -166,14 +162,14 @@ class Bm25Index:
 
         One process writes at a time: it holds the store's commit lock. Another may have written since this one did.
         """
-        state = _load(self.folder)
+        state = load(self.folder)
         if state and state != self._state:
-            with _read_errors(self.folder, "opened"):
+            with read_errors(self.folder, "opened"):
                 self._open(tantivy.Index.open(str(self.folder)), state)
-        with _write_errors(self.folder):
+        with write_errors(self.folder):
             writer = self._index.writer(heap_size=HEAP, num_threads=1)
             yield writer
-            _save(self.folder, self._state._replace(files=None))
+            save(self.folder, self._state._replace(files=None))
             writer.commit()
             writer.wait_merging_threads()
             self._finish(content)
@@ -184,7 +180,7 @@ class Bm25Index:
         searcher = self._index.searcher()
         for query in queries:
             parsed = self._query(query.text)
-            with _read_errors(self.folder, "searched"):
+            with read_errors(self.folder, "searched"):
                 hits = _search(searcher, parsed, k)
                 ids = [searcher.doc(address).get_first("doc_id") for _, address in hits]
                 ranked = sorted(zip((s for s, _ in hits), ids, strict=True), key=lambda hit: (-hit[0], hit[1]))
@@ -200,7 +196,7 @@ class Bm25Index:
     def _kept(self, searcher: Any, doc_id: str) -> bytes | None:
         """The fields of a document as they were kept, or ``None``."""
         query = tantivy.Query.term_query(self._index.schema, "doc_id", doc_id)
-        with _read_errors(self.folder, "read"):
+        with read_errors(self.folder, "read"):
             for _, address in searcher.search(query, 1, count=False).hits:
                 return bytes(searcher.doc(address).get_first("fields"))
         return None
@@ -218,8 +214,8 @@ class Bm25Index:
         for name in (META, MANAGED):  # tantivy shows these to their owner only; whoever may read the rest is to search
             with suppress(PermissionError):  # another user's, who has done so
                 shutil.copymode(self.folder / LOCK, self.folder / name)
-        self._state = self._state._replace(content=content, files=_listed(self.folder, self._state.files or {}))
-        _save(self.folder, self._state)
+        self._state = self._state._replace(content=content, files=listed(self.folder, self._state.files or {}))
+        save(self.folder, self._state)
 
 
 def origin_of(store_id: str) -> Origin:
@@ -252,64 +248,9 @@ def _search(searcher: Any, query: Any, k: int) -> list[tuple[float, Any]]:
         limit *= 4
 
 
-def _load(folder: Path) -> _State | None:
-    """``None`` where there is no index. Raises StoreCorruptError; StoreReadError where it cannot be read."""
-    with _read_errors(folder, "opened"):
-        try:
-            data = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            state = _State(str(data["store_id"]), int(data["content"]), data.get("files"))
-        except FileNotFoundError:
-            return None
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{STATE} is not a state: {error}") from None
-        if data.get("checksum") != _checksum(state):
-            raise ValueError(f"{STATE} was edited or damaged")
-    return state
-
-
-def _save(folder: Path, state: _State) -> None:
-    text = json.dumps({**state._asdict(), "checksum": _checksum(state)})
-    files.write_whole(folder / STATE, lambda path: _write(path, text))
-
-
-def _checksum(state: _State) -> str | None:
-    """Of all but the content: a wrong count makes the index look behind, and the next ingest mends that."""
-    if state.files is None:
-        return None
-    return xxhash.xxh3_64_hexdigest(json.dumps([state.store_id, state.files], sort_keys=True).encode())
-
-
-def _check_owner(folder: Path, state: _State, manifest: Manifest) -> None:
+def _check_owner(folder: Path, state: State, manifest: Manifest) -> None:
     if state.store_id != manifest.store_id:
         raise StoreMismatchError(f"{folder}: this BM25 index belongs to another store ({state.store_id})")
-
-
-def _listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The files of tantivy's last commit; the segments' are written once, and what is ``known`` is not read again."""
-    segments = json.loads((folder / META).read_bytes())["segments"]
-    names = {segment["segment_id"].replace("-", "") for segment in segments}
-    paths = [path for path in folder.iterdir() if path.name.split(".")[0] in names]
-    return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
-
-
-def _verify(folder: Path, listed: Mapping[str, str]) -> None:
-    """Raises ValueError, or OSError, where a file is not as it was committed.
-
-    Every byte is read, once: of most damage tantivy makes other documents and other scores. XXH3 is faster than any
-    disk, and what a search reads is in memory then.
-    """
-    for name, checksum in listed.items():
-        if _hash(folder / name) != checksum:
-            raise ValueError(f"{name} is not as it was written")
-
-
-def _hash(path: Path) -> str:
-    """XXH3-64 of a file."""
-    hashed = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()
 
 
 def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:
@@ -358,42 +299,3 @@ STOP_WORDS = re.findall(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
     "this to was will with",
 )
-
-
-@contextmanager
-def _read_errors(folder: Path, what: str) -> Iterator[None]:
-    """Tantivy reports damage as a ValueError, or panics. What the system refuses to read need not be damaged."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise StoreReadError(
-                f"{error.filename or folder}: {error.strerror or error}. It may be sound: see that this process can "
-                "read it, and try again"
-            ) from None
-        if not isinstance(error, (ValueError, FileNotFoundError)) and not _is_panic(error):
-            raise
-        raise StoreCorruptError(
-            f"{folder}: the BM25 index cannot be {what}: {error}. Remove it and ingest again: the same `ingest` fills "
-            "it anew, and encodes nothing twice"
-        ) from None
-
-
-@contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Tantivy reports every failure to write as a ValueError, or panics."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, (ValueError, OSError)) and not _is_panic(error):
-            raise
-        raise StoreWriteError(f"cannot write the BM25 index in {folder}: {error}. The vectors are intact") from error
-
-
-def _is_panic(error: BaseException) -> bool:
-    """A panic is no Exception, and its class can be imported from nowhere."""
-    return type(error).__module__ == "pyo3_runtime"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colbert_rerank.candidates import bm25
+from colbert_rerank.candidates import bm25, bm25_files
 from colbert_rerank.candidates.bm25 import Bm25Index, origin_of
 from colbert_rerank.errors import StoreCorruptError, StoreError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest
@@ -524,13 +524,13 @@ def test_an_index_damaged_before_it_had_a_state_is_called_so(tmp_path: Path) -> 
 DIE = """
 import os, sys
 from pathlib import Path
-from colbert_rerank.candidates import bm25
+from colbert_rerank.candidates import bm25, bm25_files
 from tests.candidates.test_bm25 import MANIFEST, twenty
 
-save = bm25._save
+save = bm25.save
 index = bm25.Bm25Index.create_or_open(Path(sys.argv[1]), MANIFEST)
 if sys.argv[2] == "before":
-    bm25._save = lambda *state: (save(*state), os._exit(9))
+    bm25.save = lambda *state: (save(*state), os._exit(9))
 else:
     index._finish = lambda content: os._exit(9)
 index.add(twenty()[19], 20)
@@ -586,14 +586,14 @@ def test_an_index_of_a_version_that_kept_no_checksums_is_mended_by_the_next_inge
 def test_a_reader_overtaken_by_a_writer_opens_what_that_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It removes files that its last state listed, after the reader has read that."""
     index = indexed(tmp_path, [[posted("a", "one fish"), posted("b", "two fish")]])
-    verify = bm25._verify
+    compare = bm25_files.compare
 
     def late(*args: object) -> None:
-        monkeypatch.setattr(bm25, "_verify", verify)
+        monkeypatch.setattr(bm25, "compare", compare)
         index.add([posted("a", "one whale"), posted("b", "two whales")], 1)
-        verify(*args)  # type: ignore[arg-type]
+        compare(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bm25, "_verify", late)
+    monkeypatch.setattr(bm25, "compare", late)
     assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "whale") == ["a", "b"]
 
 

@@ -1,0 +1,128 @@
+"""The files of an embedded BM25 index: what its state says of them, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from colbert_rerank.errors import StoreCorruptError, StoreReadError, StoreWriteError
+from colbert_rerank.store import files
+
+STATE = "state.json"
+META = "meta.json"  # tantivy's list of segments
+MANAGED = ".managed.json"  # of all files that it made
+LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
+
+
+class State(NamedTuple):
+    """What `state.json` says: whose index it is, how far it has come, and the files of its last commit.
+
+    ``files`` maps names to XXH3-64; ``None`` while tantivy commits, and after a crash there.
+    """
+
+    store_id: str
+    content: int  # the store's content count that the index has followed
+    files: dict[str, str] | None = None
+
+
+def load(folder: Path) -> State | None:
+    """The state of the index in ``folder``; ``None`` where there is none.
+
+    Raises StoreCorruptError; StoreReadError where it cannot be read.
+    """
+    with read_errors(folder, "opened"):
+        try:
+            data = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = State(str(data["store_id"]), int(data["content"]), data.get("files"))
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{STATE} is not a state: {error}") from None
+        if data.get("checksum") != _checksum(state):
+            raise ValueError(f"{STATE} was edited or damaged")
+    return state
+
+
+def save(folder: Path, state: State) -> None:
+    """Let ``state`` be what the index says of itself, durably. Raises StoreWriteError."""
+    text = json.dumps({**state._asdict(), "checksum": _checksum(state)})
+    files.write_whole(folder / STATE, lambda path: _write(path, text))
+
+
+def _checksum(state: State) -> str | None:
+    """Of all but the content: a wrong count makes the index look behind, and the next ingest mends that."""
+    if state.files is None:
+        return None
+    return xxhash.xxh3_64_hexdigest(json.dumps([state.store_id, state.files], sort_keys=True).encode())
+
+
+def listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """The files of tantivy's last commit; the segments' are written once, and what is ``known`` is not read again."""
+    segments = json.loads((folder / META).read_bytes())["segments"]
+    names = {segment["segment_id"].replace("-", "") for segment in segments}
+    paths = [path for path in folder.iterdir() if path.name.split(".")[0] in names]
+    return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
+
+
+def compare(folder: Path, listed: Mapping[str, str]) -> None:
+    """Raises ValueError, or OSError, where a file is not as it was committed.
+
+    Every byte is read, once: of most damage tantivy makes other documents and other scores. XXH3 is faster than any
+    disk, and what a search reads is in memory then.
+    """
+    for name, checksum in listed.items():
+        if _hash(folder / name) != checksum:
+            raise ValueError(f"{name} is not as it was written")
+
+
+def _hash(path: Path) -> str:
+    """XXH3-64 of a file."""
+    hashed = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
+@contextmanager
+def read_errors(folder: Path, what: str) -> Iterator[None]:
+    """Tantivy reports damage as a ValueError, or panics. What the system refuses to read need not be damaged."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StoreReadError(
+                f"{error.filename or folder}: {error.strerror or error}. It may be sound: see that this process can "
+                "read it, and try again"
+            ) from None
+        if not isinstance(error, (ValueError, FileNotFoundError)) and not _is_panic(error):
+            raise
+        raise StoreCorruptError(
+            f"{folder}: the BM25 index cannot be {what}: {error}. Remove it and ingest again: the same `ingest` fills "
+            "it anew, and encodes nothing twice"
+        ) from None
+
+
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Tantivy reports every failure to write as a ValueError, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, (ValueError, OSError)) and not _is_panic(error):
+            raise
+        raise StoreWriteError(f"cannot write the BM25 index in {folder}: {error}. The vectors are intact") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """A panic is no Exception, and its class can be imported from nowhere."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
