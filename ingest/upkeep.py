@@ -88,6 +88,8 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
 def compact(folder: Path, codec: str | None = None, sketches: str | None = None) -> Compaction:
     """Write the store's segments anew without what is no longer live, or with other codecs (see `StoreWriter`).
 
+    The statistics of the BM25 index beside it forget those documents, too.
+
     Raises StoreNotFoundError, StoreWriteError, StoreCorruptError, and UsageError for a codec that does not suit.
     """
     with rewriting(folder) as writer:
@@ -96,6 +98,9 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
         if index := _embedded_index(writer):
             follow(writer, index)
         writer.compact(codec, sketches)
+        if index:
+            with writer.changing():
+                index.compact(writer.manifest.recipe.text)
         return Compaction(before, writer.manifest.bytes)
 
 

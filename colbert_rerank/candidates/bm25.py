@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from colbert_rerank.candidates.bm25_files import (
     META,
     State,
     compare,
+    holds_deleted,
     listed,
     load,
     read_errors,
@@ -37,6 +38,7 @@ from colbert_rerank.store import Manifest, files, layout
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
+READ_AT_ONCE = 100_000  # addresses of documents, where all are read
 
 
 class Bm25Index:
@@ -135,7 +137,7 @@ class Bm25Index:
         """Add or replace documents (id, text to search, fields to keep), durably; ``content`` is the store's count.
 
         The text follows from the fields. What is here with the same fields is left alone: a replaced document counts
-        in BM25's statistics until its segment is merged, and a resumed ingest must score as an uninterrupted one.
+        in BM25's statistics until `compact`, and a resumed ingest must score as an uninterrupted one.
         """
         with self._writing(content) as writer:
             before = self._index.searcher()
@@ -144,17 +146,27 @@ class Bm25Index:
                 if self._kept(before, doc_id) == kept:
                     continue
                 writer.delete_documents_by_term("doc_id", doc_id)
-                document = tantivy.Document()
-                document.add_text("doc_id", doc_id)
-                document.add_text("contents", text)
-                document.add_bytes("fields", kept)
-                writer.add_document(document)
+                writer.add_document(_document(doc_id, text, kept))
 
     def delete(self, doc_ids: Iterable[str], content: int) -> None:
         """Delete documents, durably, those that are here; ``content`` is the store's count."""
         with self._writing(content) as writer:
             for doc_id in doc_ids:
                 writer.delete_documents_by_term("doc_id", doc_id)
+
+    def compact(self, text_of: Callable[[Mapping[str, object]], str]) -> None:
+        """Let what was deleted or replaced count in BM25's statistics no more, durably.
+
+        ``text_of`` makes the text to search of a document's fields. Tantivy lets no one ask for a merge, so that all
+        documents are added anew, and the old ones deleted in the same commit.
+        """
+        if not holds_deleted(self.folder):
+            return
+        with self._writing(self.content) as writer:
+            before = self._index.searcher()
+            writer.delete_documents_by_query(tantivy.Query.all_query())  # of those that are here so far
+            for doc_id, kept in self._all(before):
+                writer.add_document(_document(doc_id, text_of(json.loads(kept)), kept))
 
     @contextmanager
     def _writing(self, content: int) -> Iterator[Any]:
@@ -200,6 +212,15 @@ class Bm25Index:
             for _, address in searcher.search(query, 1, count=False).hits:
                 return bytes(searcher.doc(address).get_first("fields"))
         return None
+
+    def _all(self, searcher: Any) -> Iterator[tuple[str, bytes]]:
+        """All ids, with the fields as they were kept."""
+        with read_errors(self.folder, "read"):
+            for start in range(0, searcher.num_docs, READ_AT_ONCE):
+                found = searcher.search(tantivy.Query.all_query(), READ_AT_ONCE, count=False, offset=start)
+                for _, address in found.hits:
+                    document = searcher.doc(address)
+                    yield document.get_first("doc_id"), bytes(document.get_first("fields"))
 
     def _query(self, text: str) -> Any:
         terms = []
@@ -272,6 +293,14 @@ def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:
         raise StoreWriteError(
             f"{folder}: searching it needs a temporary folder: {error}. Set TMPDIR to one that this user can write to"
         ) from None
+
+
+def _document(doc_id: str, text: str, kept: bytes) -> tantivy.Document:
+    document = tantivy.Document()
+    document.add_text("doc_id", doc_id)
+    document.add_text("contents", text)
+    document.add_bytes("fields", kept)
+    return document
 
 
 def _schema() -> Any:

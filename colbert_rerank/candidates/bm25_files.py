@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -63,10 +63,19 @@ def _checksum(state: State) -> str | None:
 
 def listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     """The files of tantivy's last commit; the segments' are written once, and what is ``known`` is not read again."""
-    segments = json.loads((folder / META).read_bytes())["segments"]
-    names = {segment["segment_id"].replace("-", "") for segment in segments}
+    names = {segment["segment_id"].replace("-", "") for segment in _segments(folder)}
     paths = [path for path in folder.iterdir() if path.name.split(".")[0] in names]
     return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
+
+
+def holds_deleted(folder: Path) -> bool:
+    """Whether a segment of tantivy's last commit still counts documents that were deleted or replaced."""
+    return any(segment["deletes"] for segment in _segments(folder))
+
+
+def _segments(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / META).read_bytes())["segments"]
+    return found
 
 
 def compare(folder: Path, listed: Mapping[str, str]) -> None:

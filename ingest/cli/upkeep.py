@@ -57,8 +57,9 @@ def delete(folder: Path, doc_ids: tuple[str, ...], ids: str | None, as_json: boo
 def compact(folder: Path, codec: str | None, sketches: str | None) -> None:
     """Make room: write anew without what was deleted, or recoded.
 
-    Of replaced documents only the newest is kept, too. With --codec or --sketches all vectors are coded anew.
-    Until it is done the store is what it was, so the disk needs room for both.
+    Of replaced documents only the newest is kept, too, and the statistics of the BM25 index beside the store forget
+    what has gone. With --codec or --sketches all vectors are coded anew. Until it is done the store is what it was, so
+    the disk needs room for both.
 
     \b
     Examples:

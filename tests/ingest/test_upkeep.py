@@ -10,14 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
+from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreNotFoundError, UsageError
 from colbert_rerank.store import Store, exchange, layout, writing
 from colbert_rerank.store.inspection import damages
-from colbert_rerank.types import Query
+from colbert_rerank.types import Query, ScoredDoc
 from ingest import upkeep
-from tests.collection import documents, ingested
+from tests.collection import bm25_of, documents, ingested, queries
 from tests.store import stores
 from tests.store.test_bad_store import places
 
@@ -161,6 +162,51 @@ def test_large_segments_are_compacted_only_when_asked(folder: Path, monkeypatch:
     upkeep.compact(folder)
     assert [s.documents for s in Store.open(folder).manifest.segments] == [COUNT - 10]
     assert ids_of(folder) == before - set(gone)
+
+
+def hits(folder: Path) -> list[list[ScoredDoc]]:
+    return list(bm25_of(Store.open(folder)).search(queries(20), COUNT))
+
+
+@pytest.fixture
+def changed(folder: Path, tiny_encoder: Encoder) -> Path:
+    """The store after documents were replaced and deleted; beside it, in ``fresh``, one that was made of the others."""
+    old, new = documents(COUNT), documents(10, COUNT)
+    replaced = [one._replace(fields=other.fields) for one, other in zip(old, new, strict=False)]
+    ingested(folder, tiny_encoder, replaced)
+    upkeep.delete(folder, [one.doc_id for one in old[5:15]])
+    ingested(folder.with_name("fresh"), tiny_encoder, [*replaced[:5], *old[15:]])
+    return folder
+
+
+def test_compaction_lets_bm25_forget_what_has_gone(changed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm25, "READ_AT_ONCE", 7)
+    fresh = hits(changed.with_name("fresh"))
+    assert hits(changed) != fresh, "what was deleted or replaced counts until then"
+    upkeep.compact(changed)
+    assert hits(changed) == fresh
+    assert len(ids_of(changed)) == COUNT - 10
+    before = [(path, path.stat().st_mtime_ns) for path in sorted((changed / "bm25").iterdir())]
+    upkeep.compact(changed)
+    assert [(path, path.stat().st_mtime_ns) for path in sorted((changed / "bm25").iterdir())] == before
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_the_bm25_index_is_compacted(changed: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Before tantivy has committed, or after it, when that could not be noted."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = hits(changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(bm25, "save", killed) if moment == "before" else patch.setattr(Bm25Index, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            upkeep.compact(changed)
+    if moment == "before":
+        assert hits(changed) == before
+    upkeep.compact(changed)
+    assert hits(changed) == hits(changed.with_name("fresh"))
 
 
 def test_a_tombstone_is_kept_while_it_is_needed(tmp_path: Path) -> None:
