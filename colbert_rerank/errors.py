@@ -10,6 +10,7 @@
     │   ├── StoreFormatError     a store of a format that this version does not read
     │   ├── StoreCorruptError    a truncated, altered or missing file
     │   ├── StoreMismatchError   a store made with another model, recipe or index
+    │   ├── IndexBehindError     the BM25 index beside a store lacks what an ingest, or a deletion, is yet to put there
     │   ├── StoreReadError       a file that this process may not read, or cannot open for a limit of the system's
     │   └── StoreWriteError      the disk is full, read-only or failing; nothing committed was lost
     ├── MissingVectorsError      candidates without vectors under ``missing="error"``
@@ -70,6 +71,10 @@ class StoreCorruptError(StoreError):
 
 
 class StoreMismatchError(StoreError):
+    pass
+
+
+class IndexBehindError(StoreError):
     pass
 
 

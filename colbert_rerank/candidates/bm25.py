@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,12 +34,13 @@ from colbert_rerank.candidates.bm25_files import (
     save,
     write_errors,
 )
-from colbert_rerank.errors import StoreCorruptError, StoreMismatchError, StoreWriteError
-from colbert_rerank.store import Manifest, files, layout
+from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError, StoreWriteError
+from colbert_rerank.store import Manifest, Store, files, layout
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
 READ_AT_ONCE = 100_000  # addresses of documents, where all are read
+PATIENCE = 2.0  # seconds in which most commits, with the merges that follow, come to their end
 
 
 class Bm25Index:
@@ -100,8 +102,9 @@ class Bm25Index:
     def open_for(store_folder: Path, manifest: Manifest) -> Bm25Index:
         """The index beside a store, for searching: one commit of it, in folders that need not be writable.
 
-        Raises StoreMismatchError where there is none, where it belongs to another store, or where it is behind;
-        StoreCorruptError; StoreReadError where it cannot be read; StoreWriteError without a temporary folder.
+        Raises IndexBehindError where it lacks what the store holds; StoreMismatchError where there is none any more, or
+        it belongs to another store; StoreCorruptError; StoreReadError where it cannot be read; StoreWriteError without
+        a temporary folder.
         """
         folder = store_folder / layout.BM25
         if manifest.origin and manifest.origin.kind != BM25:
@@ -118,12 +121,7 @@ class Bm25Index:
         _check_owner(folder, state, manifest)
         unposted = any(s.documents and not s.posted for s in manifest.segments)
         if state.content != manifest.content or state.files is None or unposted:
-            unfinished = ", unfinished" if state.files is None else ""
-            raise StoreMismatchError(
-                f"{folder}: the BM25 index is behind the store (content {state.content}{unfinished}, the store has "
-                f"{manifest.content}): an ingest or a deletion was interrupted, is under way, or left documents "
-                "out. Run the same command again"
-            )
+            raise IndexBehindError(_behind(folder, state, manifest))
         try:
             with read_errors(folder, "opened"):
                 compare(folder, state.files)
@@ -132,6 +130,18 @@ class Bm25Index:
             if load(folder) == state:
                 raise
             return Bm25Index.open_for(store_folder, manifest)  # a writer came between
+
+    @staticmethod
+    def verify(store_folder: Path, manifest: Manifest) -> None:
+        """Read every byte of the index beside a store, of one that is behind, too.
+
+        Raises as `open_for` does; IndexBehindError only where nothing is damaged.
+        """
+        try:
+            Bm25Index.open_for(store_folder, manifest)
+        except IndexBehindError:
+            _read_all(store_folder / layout.BM25)
+            raise
 
     def add(self, documents: Iterable[tuple[str, str, Mapping[str, object]]], content: int) -> None:
         """Add or replace documents (id, text to search, fields to keep), durably; ``content`` is the store's count.
@@ -239,6 +249,22 @@ class Bm25Index:
         save(self.folder, self._state)
 
 
+def open_beside(store: Store) -> tuple[Store, Bm25Index]:
+    """The BM25 index beside a store, for searching, and the generation of the store that it goes with: the newest.
+
+    What is being committed is waited for, a moment. Raises as `Bm25Index.open_for` does, and as `Store.open`.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return store, Bm25Index.open_for(store.folder, store.manifest)
+        except IndexBehindError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+        store = store.refresh()
+
+
 def origin_of(store_id: str) -> Origin:
     """The embedded index has no name but its store's."""
     return Origin(BM25, layout.BM25, store_id)
@@ -272,6 +298,44 @@ def _search(searcher: Any, query: Any, k: int) -> list[tuple[float, Any]]:
 def _check_owner(folder: Path, state: State, manifest: Manifest) -> None:
     if state.store_id != manifest.store_id:
         raise StoreMismatchError(f"{folder}: this BM25 index belongs to another store ({state.store_id})")
+
+
+def _behind(folder: Path, state: State, manifest: Manifest) -> str:
+    """That the index does not go with the store, why that may be, and which command goes on."""
+    commands = [f"`{_command(name)}`" for name in manifest.unfinished]
+    committed = state.files is not None and not commands
+    if committed and state.content == manifest.content:
+        why = "documents were left out of it. Run the `ingest` of what they came from once more"
+    elif committed and all(s.posted for s in manifest.segments):
+        why = "one of the two is a copy from another time. Run the `ingest` of all its documents again"
+    else:
+        named = ", ".join(commands) or "`store delete` or `store compact`"
+        why = (
+            f"under way, or interrupted: {named}. If it is running, try again in a moment, at the latest when it has "
+            "ended; if not, run it again"
+        )
+    unfinished = ", unfinished" if state.files is None else ""
+    return (
+        f"{folder}: the BM25 index is behind the store (content {state.content}{unfinished}, the store has "
+        f"{manifest.content}); {why}"
+    )
+
+
+def _command(unfinished: str) -> str:
+    """What a manifest calls so."""
+    return "store repair" if unfinished == "repair" else f"ingest {unfinished}".rstrip()
+
+
+def _read_all(folder: Path) -> None:
+    """Raises StoreCorruptError, StoreReadError."""
+    state = load(folder)
+    try:
+        with read_errors(folder, "opened"):
+            compare(folder, (state and state.files) or {})
+    except StoreCorruptError:
+        if load(folder) == state:
+            raise
+        _read_all(folder)  # a writer came between
 
 
 def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:

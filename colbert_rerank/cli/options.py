@@ -138,14 +138,15 @@ class FirstStageOptions:
     allow_other_index: bool
     add_doc_id_alias: bool
 
-    def open(self, store: Store, server: OpenSearchOptions) -> Candidates:
+    def open(self, store: Store, server: OpenSearchOptions) -> tuple[Store, Candidates]:
+        """The store, in the generation that the index beside it goes with, if there is one; and the candidates."""
         if server.opensearch is not None:
             refuse(("bm25",), "the candidates come from --opensearch; choose one of them")
-            return self._open_index(store, server)
+            return store, self._open_index(store, server)
         refuse(ONLY_OPENSEARCH, "only with --opensearch URL")
-        from colbert_rerank.candidates.bm25 import Bm25Index
+        from colbert_rerank.candidates.bm25 import open_beside
 
-        return Bm25Index.open_for(store.folder, store.manifest)
+        return open_beside(store)
 
     def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
         from colbert_rerank.binding import check_origin, index_name

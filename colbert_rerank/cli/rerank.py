@@ -69,8 +69,7 @@ def rerank(
 
     if not query.strip():
         raise UsageError("the query is empty; give it some text")
-    opened = open_store(store, verify)
-    candidates = first_stage.open(opened, server)
+    opened, candidates = first_stage.open(open_store(store, verify), server)
     reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:

@@ -99,7 +99,11 @@ def run(
     judged = list(trec.read_qrels(qrels)) if qrels else None
     stages = {name: Evaluator(judged, names) for name in ("first stage", "re-ranked")} if judged is not None else {}
     opened = open_store(store, verify)
-    found = _read_run(candidates, queries, missing) if candidates is not None else first_stage.open(opened, server)
+    found: Candidates
+    if candidates is not None:
+        found = _read_run(candidates, queries, missing)
+    else:
+        opened, found = first_stage.open(opened, server)
     reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
 
     def rows() -> Iterator[ScoredDoc]:

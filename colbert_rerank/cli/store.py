@@ -10,7 +10,7 @@ import click
 from colbert_rerank.cli import LazyGroup
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
-from colbert_rerank.cli.output import hint, output_options, say
+from colbert_rerank.cli.output import hint, output_options, say, warn_always
 from colbert_rerank.errors import StoreCorruptError, UsageError
 
 # What changes a store is of the write path, which is not imported from here.
@@ -72,43 +72,48 @@ def info(folder: Path, as_json: bool) -> None:
 def verify(folder: Path, as_json: bool) -> None:
     """Read a whole store and compare every checksum.
 
-    Each damaged file is named; the exit status is 1 where there is one.
+    Each damaged file is named; the exit status is 1 where there is one. That the BM25 index is behind the store, as
+    while an ingest runs, is said and is no damage.
 
     \b
     Examples:
       colbert-rerank store verify my-store
     """
     from colbert_rerank.cli.progress import working
+    from colbert_rerank.errors import IndexBehindError, StoreError
     from colbert_rerank.store import Store
     from colbert_rerank.store.inspection import damages
 
+    behind = None
     with working(f"reading {folder}"):
-        found = [*damages(folder), *_first_stage_damages(folder)]
+        found = damages(folder)
+        try:
+            _verify_first_stage(folder)
+        except IndexBehindError as error:
+            behind = str(error)
+        except StoreError as error:
+            found.append(str(error))
     if as_json:
-        click.echo(json.dumps({"store": str(folder), "damages": found}, ensure_ascii=False))
+        click.echo(json.dumps({"store": str(folder), "damages": found, "behind": behind}, ensure_ascii=False))
     for damage in [] if as_json else found:
         click.echo(damage)
+    if behind:
+        warn_always(behind)
     if found:
         raise StoreCorruptError(f"{folder}: {len(found)} of its files {'is' if len(found) == 1 else 'are'} damaged")
     opened = Store.open(folder)
     say(f"{folder}: sound; {len(opened):,} documents, {opened.manifest.rows:,} token vectors")
 
 
-def _first_stage_damages(folder: Path) -> list[str]:
-    """What is wrong with the BM25 index beside the store, if there is one."""
+def _verify_first_stage(folder: Path) -> None:
+    """Read the BM25 index beside the store, if there is one. Raises as `Bm25Index.verify` does."""
     from colbert_rerank.candidates.bm25 import Bm25Index
-    from colbert_rerank.errors import StoreError
     from colbert_rerank.store import manifest as manifests
     from colbert_rerank.types import BM25
 
     manifest = manifests.load(folder)
-    if manifest.origin is None or manifest.origin.kind != BM25:
-        return []
-    try:
-        Bm25Index.open_for(folder, manifest)
-    except StoreError as error:
-        return [str(error)]
-    return []
+    if manifest.origin and manifest.origin.kind == BM25:
+        Bm25Index.verify(folder, manifest)
 
 
 @click.command(cls=Command)

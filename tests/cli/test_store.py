@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from colbert_rerank.store import Store, layout
+from colbert_rerank.store import manifest as manifests
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
 from tests.store import stores
@@ -134,6 +135,23 @@ def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
     done = invoke("store", "verify", copy)
     assert done.status == 1
     assert "BM25" in done.out
+
+
+def test_an_index_that_is_behind_is_not_damaged(copy: Path) -> None:
+    state, manifest = copy / "bm25" / "state.json", manifests.load(copy)
+    manifests.save(copy, manifest.next(unfinished=("corpus.jsonl",)))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"content": manifest.content - 1}))
+    expected = f"{copy / 'bm25'}: the BM25 index is behind the store (content {manifest.content - 1}, the store has "
+    done = invoke("store", "verify", copy).check()
+    assert expected in done.err
+    assert "under way, or interrupted: `ingest corpus.jsonl`" in done.err
+    assert f"{copy}: sound; {DOCUMENTS} documents" in done.err
+    told = json.loads(invoke("store", "verify", copy, "--json").check().out)
+    assert (told["damages"], told["behind"].startswith(expected)) == ([], True)
+    victim = max((copy / "bm25").iterdir(), key=lambda path: path.stat().st_size)
+    stores.edit(victim, lambda data: data.__setitem__(9, data[9] ^ 1))
+    done = invoke("store", "verify", copy)
+    assert (done.status, f"{victim.name} is not as it was written" in done.out) == (1, True)
 
 
 def ids_of(store: Path) -> list[str]:

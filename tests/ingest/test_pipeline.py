@@ -19,6 +19,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import (
     BulkError,
     BulkFailure,
+    IndexBehindError,
     IndexNotFoundError,
     InputError,
     NonFiniteError,
@@ -653,7 +654,7 @@ def test_what_is_missing_in_the_index_is_not_called_complete(folder: Path, tiny_
     assert run(whales, folder, tiny_encoder).owed == 2
     store = Store.open(folder)
     assert not store.manifest.complete
-    with pytest.raises(StoreMismatchError, match="behind the store"):
+    with pytest.raises(IndexBehindError, match=r"left out of it\. Run the `ingest` of what they came from"):
         bm25_of(store)
     assert run(fish, folder, tiny_encoder).owed == 0
     store = Store.open(folder)
