@@ -113,6 +113,12 @@ class Bm25Index:
                 "--opensearch URL"
             )
         state = load(folder)
+        if state is None and manifest.unindexed:
+            raise IndexBehindError(
+                f"{store_folder}: this store has no BM25 index yet, as after `store import`. Ingest its documents: "
+                f"`colbert-rerank ingest SOURCE --store {store_folder}`, with the --model and --fields that its "
+                "vectors were made with"
+            )
         if state is None:
             raise StoreMismatchError(
                 f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to make "
@@ -259,7 +265,7 @@ def open_beside(store: Store) -> tuple[Store, Bm25Index]:
         try:
             return store, Bm25Index.open_for(store.folder, store.manifest)
         except IndexBehindError:
-            if time.monotonic() > until:
+            if store.manifest.unindexed or time.monotonic() > until:
                 raise
         time.sleep(0.05)
         store = store.refresh()

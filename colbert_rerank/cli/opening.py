@@ -43,7 +43,7 @@ def open_store(folder: Path, verify: Any) -> Store:
     opened = Store.open(folder, verify=verify)
     if not len(opened):
         raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
-    if not opened.manifest.complete:
+    if not opened.manifest.complete and not opened.manifest.unindexed:
         warn_always(
             f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
             f"holds {len(opened):,} documents",

@@ -47,6 +47,8 @@ def facts(store: Store) -> dict[str, Any]:
 def _ended(manifest: Manifest) -> str:
     if manifest.unfinished:
         return f"interrupted or under way: {', '.join(name or 'of documents' for name in manifest.unfinished)}"
+    if manifest.unindexed:
+        return "none yet that put its documents into the BM25 index, as after `store import`"
     return "complete" if manifest.complete else "with documents that are not known to be in the index"
 
 

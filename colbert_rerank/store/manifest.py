@@ -14,7 +14,7 @@ import xxhash
 from colbert_rerank.errors import StoreCorruptError, StoreError, StoreFormatError, StoreNotFoundError, StoreReadError
 from colbert_rerank.recipe import RARE, Recipe
 from colbert_rerank.store import files, layout
-from colbert_rerank.types import CODECS, RESIDUALS, Origin
+from colbert_rerank.types import BM25, CODECS, RESIDUALS, Origin
 
 # What stands in the place of the checksum while it is taken.
 _BLANK = "0" * 16
@@ -88,6 +88,12 @@ class Manifest:
     def complete(self) -> bool:
         """All ingests came to their end, as far as is known, and the first stage's index has all that is here."""
         return not self.unfinished and all(segment.posted for segment in self.segments)
+
+    @property
+    def unindexed(self) -> bool:
+        """It is to have a BM25 index beside it, and no ingest has put documents there yet, as after an import."""
+        embedded = self.origin is not None and self.origin.kind == BM25
+        return embedded and not self.unfinished and bool(self.segments) and not any(s.posted for s in self.segments)
 
     @property
     def recipe(self) -> Recipe:

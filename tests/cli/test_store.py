@@ -274,6 +274,29 @@ def test_export_and_import(copy: Path, tmp_path: Path) -> None:
     assert (refused.status, "is there already" in refused.err) == (2, True)
 
 
+def test_an_imported_store_is_told_as_what_it_is(files: Files, tmp_path: Path) -> None:
+    """It is whole and sound; only its BM25 index is yet to be made, by the command that all say."""
+    invoke("store", "export", files.store, "--output", tmp_path / "arrays").check()
+    store = tmp_path / "again"
+    invoke("store", "import", tmp_path / "arrays", "--store", store).check()
+    expected = f"{store}: this store has no BM25 index yet, as after `store import`. Ingest its documents: `colbert"
+    done = invoke("store", "verify", store).check()
+    assert expected in done.err
+    assert f"{store}: sound; {DOCUMENTS} documents" in done.err
+    refused = invoke("rerank", "tides", "--store", store)
+    assert refused.error.startswith(expected)
+    assert "interrupted" not in refused.err
+    shown = json.loads(invoke("store", "info", store, "--json").check().out)
+    assert shown["last ingest"] == "none yet that put its documents into the BM25 index, as after `store import`"
+    (tmp_path / "candidates.txt").write_text(f"q Q0 {ids_of(store)[0]} 1 1 x\n")
+    (tmp_path / "topics.tsv").write_text("q\ttides\n")
+    run = ("run", "--topics", tmp_path / "topics.tsv", "--candidates", tmp_path / "candidates.txt")
+    assert "index" not in invoke(*run, "--store", store, "--output", tmp_path / "run").check().err
+    made = invoke("ingest", files.corpus, "--store", store, "--model", files.model).check()
+    assert f"(0 encoded, {DOCUMENTS} stored before)" in made.err
+    assert "index" not in invoke("rerank", "tides", "--store", store).check().err
+
+
 @pytest.mark.parametrize("format", ["numpy", "pylate"])
 def test_what_cannot_be_exported_to_stdout(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str

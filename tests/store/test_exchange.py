@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import InputError, NonFiniteError, StoreMismatchError, UsageError
+from colbert_rerank.errors import IndexBehindError, InputError, NonFiniteError, StoreMismatchError, UsageError
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Store, exchange
 from colbert_rerank.types import CODECS
 from ingest.importing import import_arrays
 from ingest.validation import id_problem
-from tests.collection import documents, ingested
+from tests.collection import bm25_of, documents, ingested
 from tests.ingest.test_validation import BAD_IDS
 from tests.store import stores
 
@@ -228,9 +228,12 @@ def test_an_imported_store_gets_its_bm25_index_without_encoding(tmp_path: Path, 
     exchange.export_arrays(ingested(tmp_path / "store", tiny_encoder, some, recipe=RECIPE), tmp_path / "arrays")
     import_arrays(tmp_path / "arrays", tmp_path / "again", recipe=RECIPE)
     before = Store.open(tmp_path / "again").manifest.segments[0].columns
+    with pytest.raises(IndexBehindError, match=r"no BM25 index yet, as after `store import`\. Ingest its documents"):
+        bm25_of(Store.open(tmp_path / "again"))
     after = ingested(tmp_path / "again", tiny_encoder, some, recipe=RECIPE).manifest
     assert [s.columns for s in after.segments] == [before]
     assert after.complete
+    assert len(bm25_of(Store.open(tmp_path / "again"))) == 8
 
 
 def test_another_model_than_made_them_is_refused(tmp_path: Path, tiny_encoder: Encoder) -> None:
