@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.candidates.bm25 import STATE, Bm25Index
+from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.candidates.bm25_files import STATE
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store.columns import Array
