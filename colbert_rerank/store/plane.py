@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from colbert_rerank.store.segment import Segment, blocks
 
 # Bytes that this machine may not hold in memory, so that they are read from the disk again and again.
 _LARGE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+_MUCH = 64 << 20  # bytes, from which on it pays to copy them in threads
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 class Plane:
@@ -44,8 +48,12 @@ class Plane:
         self._touch(segments, starts, counts)
         rows = ranges(self._region.bases[segments] + starts, counts)
         taken = np.empty((rows.size, self._region.values.shape[1]), dtype=self._region.values.dtype)
-        # Without "clip", which clips nothing here, NumPy would copy everything twice.
-        np.take(self._region.values, rows, axis=0, out=taken, mode="clip")
+        if taken.nbytes < _MUCH:
+            _copy(self._region.values, rows, taken)
+        else:  # each thread waits for memory of its own; a pool that is kept would not outlive a fork
+            with ThreadPoolExecutor(_THREADS) as pool:
+                parts = zip(np.array_split(rows, _THREADS), np.array_split(taken, _THREADS), strict=True)
+                list(pool.map(lambda part: _copy(self._region.values, *part), parts))
         return taken
 
     def _touch(
@@ -72,3 +80,8 @@ class Plane:
                 sums = None if self._sums is None else self._sums[first:last]
                 self._segments[number].verify(self.name, inside[fresh & (owners == number)].tolist(), sums)
         self._untouched[touched] = False
+
+
+def _copy(values: Array, rows: npt.NDArray[np.int64], out: Array) -> None:
+    # Without "clip", which clips nothing here, NumPy would copy everything twice.
+    np.take(values, rows, axis=0, out=out, mode="clip")

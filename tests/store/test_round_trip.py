@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from colbert_rerank.store import Store, layout, writing
+from colbert_rerank.store import Store, layout, plane, writing
 from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import FLOATS
 from tests.store import stores
@@ -135,3 +135,12 @@ def test_numbers_in_any_form_are_stored_in_the_stores_own(tmp_path: Path) -> Non
         writer.commit(unit, posted=True)
     gathered = Store.open(tmp_path).gather(["0", "1"])
     assert np.array_equal(gathered.values, np.concatenate(given_).astype("float16"))
+
+
+def test_much_is_copied_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stores.random_docs([f"d{i}" for i in range(40)], seed=1)
+    stores.make(tmp_path, [model], merge=False)
+    monkeypatch.setattr(plane, "_MUCH", 0)
+    monkeypatch.setattr(plane, "_THREADS", 3)
+    for asked in (list(model), [*list(model)[::-3], "none"], ["none"]):
+        stores.assert_holds(Store.open(tmp_path), model, asked)
