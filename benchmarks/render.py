@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -81,6 +82,19 @@ def store(data: dict[str, Any]) -> str:
     note = "The first touch is of a store just opened; it compares the checksums of what it reads. Fancy indexing is "
     note += "of 200 documents, as many times as they fit."
     return "\n".join([*lines, "", note, source("store", data)])
+
+
+def large(data: dict[str, Any]) -> str:
+    ms = {name: median(row[f"{name}_ms"] for row in data["rows"]) for name in ("open", "lookup", "lookup_p90")}
+    memory = max(row["anonymous_bytes"] for row in data["rows"])
+    text = (
+        f"A store of {data['documents']:,} documents ({data['tokens']} vectors each, {data['dim']} dimensions, "
+        f"{data['codec']}; {data['bytes'] / 1e9:.1f} GB in {data['segments']} segments) is opened in "
+        f"{ms['open']:.0f} ms, and a process without torch then has {memory / 1e6:.0f} MB of memory of its own. "
+        f"{data['asked']:,} ids are looked up in {ms['lookup']:.2f} ms (90th percentile {ms['lookup_p90']:.2f}; "
+        f"medians of {len(data['rows'])} processes)."
+    )
+    return f"{text}\n{source('large', data)}"
 
 
 def codecs(data: dict[str, Any]) -> str:
@@ -168,7 +182,7 @@ def source(name: str, data: dict[str, Any], up: str = "") -> str:
     return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
 
 
-PAGES = {README: (quality, codecs, speed, store, query_encoding), CHECKPOINTS: (parity,)}
+PAGES = {README: (quality, codecs, speed, store, large, query_encoding), CHECKPOINTS: (parity,)}
 
 
 def rendered(page: Path) -> str:
