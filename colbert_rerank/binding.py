@@ -14,6 +14,7 @@ from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
 
 SAMPLE = 20
+DRAWN = 1000  # to find so many of which it is known what they were encoded from
 # A copy may have moved on a little since it was made; an unrelated index shares next to no text.
 ENOUGH = 16
 
@@ -42,14 +43,13 @@ def check_copy(store: Store, index: Index, enough: int = ENOUGH) -> None:
 
     Logs how many of them were equal: as a warning where not all were. Raises StoreMismatchError.
     """
-    ids = _sample(store)
-    stored = {i: s.content_hash for i, s in zip(ids, store.describe(ids), strict=True) if s}
-    if stored and all(digest == UNKNOWN for digest in stored.values()):
+    stored = _sample(store)
+    if len(stored) < min(SAMPLE, len(store)):
         raise StoreMismatchError(
-            f"{store.folder}: of what its documents were encoded from nothing is known, since it was repaired, so that "
-            f"they cannot be compared with {named(index.origin)}. `sync` or ingest it with its own index first"
+            f"{store.folder}: of too many of its documents it is not known what they were encoded from, to compare "
+            f"them with {named(index.origin)}. Ingest into another folder; or, if its own index is there, `sync` first"
         )
-    ids = [i for i, digest in stored.items() if digest != UNKNOWN]
+    ids = list(stored)
     recipe = store.manifest.recipe
     equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(ids))
     if equal * SAMPLE < enough * len(ids):
@@ -109,8 +109,16 @@ def named(origin: Origin | None) -> str:
     return f"{kind} {origin.name!r} (uuid {origin.uuid})"
 
 
-def _sample(store: Store) -> list[str]:
-    """Ids at even distances through the id index, which is in order of hash and so as good as drawn."""
+def _sample(store: Store) -> dict[str, bytes]:
+    """Documents at even distances through the id index, which is in order of hash and so as good as drawn.
+
+    By id the hash of what each was encoded from; those of which it is not known are passed over.
+    """
     ids = store.index.ids()
-    step = max(1, len(ids) // SAMPLE)
-    return ids[::step][:SAMPLE]
+    for drawn in (SAMPLE, DRAWN):
+        some = ids[:: max(1, len(ids) // drawn)][:drawn]
+        described = zip(some, store.describe(some), strict=True)
+        known = [(i, s.content_hash) for i, s in described if s and s.content_hash != UNKNOWN]
+        if len(known) >= min(SAMPLE, len(ids)):
+            break
+    return dict(known[:: max(1, len(known) // SAMPLE)][:SAMPLE])

@@ -12,6 +12,7 @@ from colbert_rerank.errors import CheckpointError, IndexNotFoundError, InputErro
 from colbert_rerank.pooling import check_pooling
 from colbert_rerank.recipe import Recipe, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, ids, layout
+from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.codecs import check_sketches
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.unit import UNKNOWN
@@ -102,7 +103,7 @@ class ForeignIndex:
     """
 
     def __init__(self, first_stage: FirstStage, store: Store, now: Callable[[], Store]) -> None:
-        self._now = now
+        self._now, self._newest = now, store
         self._first_stage = first_stage
         self._store = store
         self._posted = [segment for segment in store.segments if segment.entry.posted]
@@ -118,18 +119,24 @@ class ForeignIndex:
         for doc_id, before in zip(to_post, self._posted_hashes(to_post), strict=True):
             ours[doc_id].add(before)
         there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(to_post)}
-        others = {i: held for i, held in there.items() if held not in ours[i]}
-        if others and (now := self._now()).manifest.content != self._store.manifest.content:
-            mates = {
-                i for i, s in zip(others, now.describe(list(others)), strict=True) if s and s.fields_hash == others[i]
-            }
-            others = {i: held for i, held in others.items() if i not in mates}
+        others = [i for i, held in there.items() if held not in ours[i]]
+        if others:
+            others = self._of_no_mate(others)
         index = binding.named(self._first_stage.origin)
         return {
             doc_id: f"{index} has another document {doc_id!r} already, which would be replaced. Give this one "
             "another id, or pass --allow-other-index to let it be replaced"
             for doc_id in others
         }
+
+    def _of_no_mate(self, doc_ids: Sequence[str]) -> list[str]:
+        """Those under whose id there is another document than this store holds by now."""
+        there: dict[str, bytes] | None = None
+        while there is None or manifests.load(self._store.folder).content != self._newest.manifest.content:
+            self._newest = self._now()  # what is posted after this is committed after this, and seen above
+            there = {d.doc_id: fields_hash(d.doc_id, d.fields) for d in self._first_stage.fetch(doc_ids)}
+        stored = zip(doc_ids, self._newest.describe(doc_ids), strict=True)
+        return [i for i, s in stored if i in there and not (s and s.fields_hash == there[i])]
 
     def _posted_hashes(self, doc_ids: Sequence[str]) -> Iterator[bytes]:
         """The hash of the fields that each document was last posted with; zeros, which is none, where it was not."""

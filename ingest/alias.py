@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import opensearchpy
 
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import WRITE, with_retry
 
@@ -47,8 +48,8 @@ class Alias:
 
         What is asked for changes nothing: that a name which neither index has is taken from both.
         """
-        action = {"indices": [self.index, index], "alias": f"{self.name}{_NEVER}", "must_exist": False}
-        with translated(self._client, index=self.name):
+        action = {"indices": [self.index, index], "alias": f"{self.name}{_NEVER}"}
+        with translated(self._client, index=self.name), suppress(opensearchpy.NotFoundError):  # it may be done
             with_retry(lambda: self._client.indices.update_aliases(body={"actions": [{"remove": action}]}), WRITE)
 
     def switch(self, index: str) -> bool:
@@ -60,7 +61,12 @@ class Alias:
             {"remove": {"index": self.index, "alias": self.name, "must_exist": True}},
             {"add": {"index": index, "alias": self.name}},
         ]
-        with translated(self._client, index=self.name):
-            with_retry(lambda: self._client.indices.update_aliases(body={"actions": actions}), WRITE)
+        try:
+            with translated(self._client, index=self.name):
+                with_retry(lambda: self._client.indices.update_aliases(body={"actions": actions}), WRITE)
+        except OpenSearchError:
+            self._look()
+            if self.index != index:  # else an answer was lost on the way, and what it told was asked for once more
+                raise
         self.index = index
         return True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from colbert_rerank import binding
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import StoreMismatchError, UsageError
+from colbert_rerank.errors import OpenSearchError, StoreMismatchError, UsageError
 from colbert_rerank.store import Store, StoreWriter, rewriting, staging
 from colbert_rerank.types import BM25, Document, Origin
 from ingest import versions
@@ -21,9 +21,8 @@ from ingest.sources.opensearch import OpenSearchSource
 from ingest.validation import InputReport
 
 PASSES = 5  # over an index that goes on changing
-ENOUGH = (
-    5  # of 20 sampled documents, for another index to be a copy: the rest may have drifted, and is what `sync` is for
-)
+# Of 20 sampled documents, for another index to be a copy: the rest may have drifted, and is what `sync` is for.
+ENOUGH = 5
 
 MANY, FEW = 0.2, 10  # of a store's documents, to be deleted: a share, and a number that is never too much
 
@@ -66,7 +65,6 @@ def sync(
     index_name: str = "",
     allow_other_index: bool = False,
     allow_deletions: bool = False,
-    aside: bool = False,
     report: SyncReport,
     progress: Callable[[IngestReport], None] = lambda report: None,
 ) -> None:
@@ -76,7 +74,8 @@ def sync(
     until one finds nothing, so that what changes meanwhile is seen, too; an index that never rests is left after five.
     Interrupted, the next call goes on: what is encoded is stored.
 
-    With ``aside`` all of it is done in a generation beside the one that is read, which takes its place at the end.
+    For another index, which is to be called ``index_name``, all of it is done in a generation beside the one that is
+    read, which takes its place at the end.
 
     Raises as `audit` does, and UsageError where more than a fifth of the store would be buried, unless that is allowed.
     """
@@ -86,15 +85,12 @@ def sync(
         if recipe.pages:
             raise UsageError(f"{folder}: holds page images, which no index gives back. Run their `ingest` again")
         held = _belonging(writer.store(), index, allow_other_index)
-        if held:
-            writer.extend(binding.joined(held, index.origin))
-        elif aside:
-            writer = opened.enter_context(staging(writer, index.origin, index_name))
-        else:
-            writer.rebind(index.origin, index_name)
+        if held is None:
+            writer = opened.enter_context(staging(writer, index.origin, index_name or index.origin.name))
         noted = versions.load(folder, index.origin)
         encoder = None
         while report.passes < PASSES:
+            index = _now(index, writer)
             index.refresh()
             store = writer.store()
             comparison = Comparison(store, index, noted)
@@ -173,6 +169,18 @@ def _begin(writer: StoreWriter) -> None:
     """From the first change on, the store is not complete."""
     if writer.begun is None:
         writer.begin("sync")
+
+
+def _now(index: OpenSearchSource, writer: StoreWriter) -> OpenSearchSource:
+    """The index as it is now: of a data stream or a pattern, parts may have come and gone. Raises OpenSearchError."""
+    now = index.again()
+    held = writer.manifest.origin
+    if held is None or not binding.same(held, now.origin):
+        raise OpenSearchError(
+            f"{index.name!r} stands for {binding.named(now.origin)} by now. Run the same command again"
+        )
+    writer.extend(binding.joined(held, now.origin))
+    return now
 
 
 def _fitting(encoder: Encoder, writer: StoreWriter) -> Encoder:

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index, open_beside
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError
-from colbert_rerank.store import Store
+from colbert_rerank.store import Store, Stored
+from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import OPENSEARCH, QUALIFIED, Document, Origin, Query
 from ingest.first_stage import Posting
 from tests.collection import FakeFirstStage, FakeIndex, bm25_of, documents, ingested, numbered
@@ -95,6 +96,29 @@ def test_a_reindexed_copy_is_accepted_where_allowed(rivers: Store, caplog: pytes
         f"{rivers.folder}: 20 of 20 sampled documents have the text they were encoded from in OpenSearch index 'copy' "
         "(uuid uuid-2)"
     )
+
+
+@pytest.mark.parametrize(("known", "accepted"), [(20, True), (19, False), (1, False)])
+def test_what_was_encoded_is_known_of_some_documents_only(
+    rivers: Store, monkeypatch: pytest.MonkeyPatch, known: int, accepted: bool
+) -> None:
+    """As after a repair. Few documents that are alike are no copy; a full sample of those that are known is as good."""
+    describe = rivers.describe
+    unknown = sorted(rivers.index.ids())[known:]
+
+    def some(ids: Sequence[str]) -> Iterator[Stored | None]:
+        for doc_id, stored in zip(ids, describe(ids), strict=True):
+            yield stored._replace(content_hash=UNKNOWN) if stored and doc_id in unknown else stored
+
+    monkeypatch.setattr(rivers, "describe", some)
+    copy = FakeIndex(numbered(documents(COUNT)))
+    if accepted:
+        check_origin(rivers, copy, allow_other_index=True)
+        assert len(copy.asked) == 20
+        assert not {*copy.asked} & {*unknown}
+    else:
+        with pytest.raises(StoreMismatchError, match="it is not known what they were encoded from"):
+            check_origin(rivers, copy, allow_other_index=True)
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,19 @@ class Documents:
 
     def hits(self, index: str, ids: Sequence[str], body: Mapping[str, object]) -> list[dict[str, Any]]:
         """The hits of an ``ids`` query, from every shard."""
-        full = {"query": {"ids": {"values": list(ids)}}, "size": 2 * len(ids), "track_total_hits": False, **body}
+        wanted: dict[str, object] = {"ids": {"values": list(ids)}}
+        if self._qualified:  # by the name that was given: it may be an alias that filters
+            wanted = {"bool": {"filter": [wanted, {"term": {"_index": index}}]}}
+        full = {"query": wanted, "size": 2 * len(ids), "track_total_hits": False, **body}
         params = {
             "search_pipeline": "_none",
             "preference": PREFERENCE,
             "allow_partial_search_results": "false",
         }
-        with translated(self._client, index=index):
-            answer = with_retry(lambda: self._client.search(index=index, body=full, params=dict(params)), self._retry)
+        with translated(self._client, index=self._index):
+            answer = with_retry(
+                lambda: self._client.search(index=self._index, body=full, params=dict(params)), self._retry
+            )
         shards = answer["_shards"]
         if answer.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"]:
             raise OpenSearchError(f"index {index!r}: only {shards['successful']} of {shards['total']} shards answered")

@@ -72,16 +72,20 @@ class StoreModelOptions:
         from colbert_rerank.cli.progress import working
 
         with working("loading the model"):
-            from colbert_rerank.rerank import encoder_of
+            return self.encoder(store)
 
-            return encoder_of(
-                store,
-                self.model,
-                base=self.base,
-                device=self.device,
-                dtype=self.compute_dtype,
-                query_backend=self.query_backend,
-            )
+    def encoder(self, store: Store) -> Encoder:
+        """The same while other progress is shown."""
+        from colbert_rerank.rerank import encoder_of
+
+        return encoder_of(
+            store,
+            self.model,
+            base=self.base,
+            device=self.device,
+            dtype=self.compute_dtype,
+            query_backend=self.query_backend,
+        )
 
 
 @dataclass(frozen=True)

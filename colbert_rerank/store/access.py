@@ -131,14 +131,15 @@ def writing(folder: Path, new: Manifest | None) -> Iterator[StoreWriter]:
 def _check_there(folder: Path) -> None:
     """Raises StoreNotFoundError, and StoreCorruptError where a store has lost all of its files at once.
 
-    Their folder may be on a disk that is missing: it is not made again, or a repair would then give up all documents.
+    Their folder may be on a disk that is missing, and an empty one stand in its place: a repair would give up all
+    documents, and who writes next, with the disk in its place again, would sweep up their files.
     """
     manifest = manifests.load(folder)
-    if manifest.files and not (folder / layout.SEGMENTS).exists():
+    if manifest.files and not any((folder / layout.SEGMENTS / file).exists() for file in manifest.files):
         documents = sum(entry.documents for entry in manifest.segments)
         raise StoreCorruptError(
-            f"{folder}: its folder {layout.SEGMENTS} is missing, and with it the vectors and ids of up to "
-            f"{documents:,} documents. {layout.BEGIN_AGAIN}"
+            f"{folder / layout.SEGMENTS}: none of the store's files is there, nor the vectors and ids of up to "
+            f"{documents:,} documents. If they are on another disk, see that it is mounted. Else: {layout.BEGIN_AGAIN}"
         )
 
 

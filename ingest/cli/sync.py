@@ -137,12 +137,11 @@ def sync(
 
         run(
             folder,
-            lambda: model.load(Store.open(folder)),
+            lambda: model.encoder(Store.open(folder)),
             source,
             index_name=switch or index or "",
             allow_other_index=allow_other_index or bool(switch),
             allow_deletions=allow_deletions,
-            aside=bool(switch),
             report=report,
             progress=advance,
         )
@@ -186,23 +185,23 @@ def _check_alias(alias: Alias, manifest: Manifest, index: str) -> None:
     from colbert_rerank.binding import index_name
 
     held = manifest.origin.name if manifest.origin else ""
-    # a store that has gone over already is called by the alias that is to follow
-    if alias.index not in (held, index) and alias.name != index_name(manifest):
+    gone_over = held == index and alias.name == index_name(manifest)  # and the alias is to follow
+    if alias.index not in (held, index) and not gone_over:
         raise UsageError(
             f"the alias {alias.name!r} stands for {alias.index!r}, and the store belongs to {held!r}: others search by "
             "it. Name an alias of the store's index"
         )
-    alias.check(index)
+    if alias.index != index:
+        alias.check(index)
 
 
 def _switch(alias: Alias, index: str, folder: Path) -> None:
-    before = alias.index
     try:
         switched = alias.switch(index)
-    except OpenSearchError:
+    except (OpenSearchError, UsageError):
         warn_always(
-            f"{folder} belongs to {index} now, and the alias {alias.name} still stands for {before}: searches by it "
-            "are refused until the same command has been run again and gone through"
+            f"{folder} belongs to {index} now, and the alias {alias.name} is not known to: searches by it are refused "
+            "until it does, as by the same command, run again"
         )
         raise
     if switched:

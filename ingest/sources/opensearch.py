@@ -77,6 +77,7 @@ class OpenSearchSource:
             raise UsageError(f"a page holds 1 to 10000 documents, not {page_docs}")
         self.client = client
         self._index = index
+        self._asked_slices, self._asked_page = slices, page_docs
         self._indices = {info.name: info for info in resolve_readable(client, index)}
         if len(self._indices) > 1 and not qualified_ids:
             raise UsageError(
@@ -105,6 +106,18 @@ class OpenSearchSource:
     def origin(self) -> Origin:
         """The concrete index and its UUID; several are joined by commas."""
         return origin_of(list(self._indices.values()), qualified=self._qualified)
+
+    def again(self) -> OpenSearchSource:
+        """The same name, and what it stands for by now. Raises as the constructor does."""
+        return OpenSearchSource(
+            self.client,
+            self._index,
+            slices=self._asked_slices,
+            page_docs=self._asked_page,
+            keep_alive=self._keep_alive,
+            qualified_ids=self._qualified,
+            retry=self._retry,
+        )
 
     def check_fields(self, names: Sequence[str]) -> None:
         """Raises UsageError where no document can have text in one of these fields, by the mapping."""
@@ -181,14 +194,19 @@ class OpenSearchSource:
                         snapshot = self._open()
                         seen.resumed = True
                         self._check_same()
+            if self._old_server:  # where each slice is a view of its own
+                self._check_same()
         finally:
             snapshot.close()
 
     def _check_same(self) -> None:
         """Raise OpenSearchError where the frozen view may be of other indices than those known."""
-        now = resolve_readable(self.client, self._index)
-        if origin_of(now, qualified=self._qualified) != self.origin:
-            raise OpenSearchError(f"{self._index!r} was replaced while it was read; read it again")
+        now = {info.name: info for info in resolve_readable(self.client, self._index)}
+        if origin_of(list(now.values()), qualified=self._qualified) != self.origin:
+            changes = [f"{name} came" for name in now.keys() - self._indices.keys()]
+            changes += [f"{name} went" for name in self._indices.keys() - now.keys()]
+            what = ", ".join(sorted(changes)) or "another index has its name"
+            raise OpenSearchError(f"{self._index!r} was replaced while it was read ({what}); read it again")
 
     def _open(self) -> Snapshot:
         kind: type[PointInTime] | type[Scroll] = Scroll if self._old_server else PointInTime

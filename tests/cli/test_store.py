@@ -115,12 +115,15 @@ def test_a_damaged_manifest_is_not_said_to_be_mended_by_what_refuses_it(copy: Pa
         assert error.endswith("No repair is possible: restore the store from a copy, or ingest again into a new folder")
 
 
-def test_without_its_segments_a_store_is_lost(copy: Path, files: Files) -> None:
+@pytest.mark.parametrize("empty", [False, True], ids=["gone", "an-empty-mount-point"])
+def test_without_its_segments_a_store_is_lost(copy: Path, files: Files, empty: bool) -> None:
     shutil.rmtree(copy / "segments")
+    if empty:
+        (copy / "segments").mkdir()
     before = sorted(copy.rglob("*"))
     expected = (
-        f"{copy}: its folder segments is missing, and with it the vectors and ids of up to {DOCUMENTS} documents. "
-        f"{layout.BEGIN_AGAIN}"
+        f"{copy / 'segments'}: none of the store's files is there, nor the vectors and ids of up to {DOCUMENTS} "
+        f"documents. If they are on another disk, see that it is mounted. Else: {layout.BEGIN_AGAIN}"
     )
     for command in ("repair", "compact"):
         assert invoke("store", command, copy).error == expected
@@ -246,7 +249,7 @@ def test_a_first_stage_that_was_not_made_yet_is_not_lost(copy: Path, tmp_path: P
 
 
 def test_repair_that_cannot_name_what_is_lost(copy: Path) -> None:
-    stores.segment_files(copy)[0].unlink()
+    stores.segment_files(copy)[0].write_bytes(b"")
     stores.index_file(copy).unlink()
     done = invoke("store", "repair", copy, "--json")
     assert done.status == 1

@@ -14,7 +14,7 @@ from colbert_rerank import binding
 from colbert_rerank.candidates.opensearch import OpenSearchCandidates
 from colbert_rerank.connection import Connection
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import StoreMismatchError, UsageError
+from colbert_rerank.errors import CheckpointError, StoreMismatchError, UsageError
 from colbert_rerank.opensearch import connect
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.rerank import Reranker
@@ -331,10 +331,10 @@ def test_blue_and_green(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_step(folder, index, tiny_encoder, allow_other_index=True, aside=True, progress=look, index_name=name)
+        in_step(folder, index, tiny_encoder, allow_other_index=True, progress=look, index_name=name)
     assert found() == before
     assert sync.audit(folder, OpenSearchSource(client, index_name)).clean
-    report = in_step(folder, index, tiny_encoder, allow_other_index=True, aside=True, progress=look, index_name=name)
+    report = in_step(folder, index, tiny_encoder, allow_other_index=True, progress=look, index_name=name)
     assert interrupted
     assert report.ingest.encoded < 2, "what was encoded before the interrupt is kept"
     with pytest.raises(StoreMismatchError):
@@ -444,10 +444,79 @@ def test_what_a_document_was_encoded_from_may_be_unknown(
     upkeep.repair(folder)
     assert all(s and s.content_hash == UNKNOWN for s in Store.open(folder).describe(IDS))
     assert sorted(sync.audit(folder, index).stale) == sorted(IDS)
-    with pytest.raises(StoreMismatchError, match="nothing is known, since it was repaired"):
+    with pytest.raises(StoreMismatchError, match="it is not known what they were encoded from"):
         binding.check_copy(Store.open(folder), index)
     assert in_step(folder, index, tiny_encoder).ingest.encoded == 60
     assert_clean(folder, index, tiny_encoder)
+
+
+def test_a_filtered_alias_of_several_indices(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """What the alias does not show is no part of what is compared, fetched or kept."""
+    for part in "ab":
+        make_index(opensearch_url, f"{index_name}-{part}")
+        put_documents(opensearch_url, f"{index_name}-{part}", {i: {**TEXTS[i], "views": i} for i in IDS[:10]})
+        alias = {"index": f"{index_name}-{part}", "alias": index_name}
+        actions = [{"add": {**alias, "filter": {"terms": {"views.keyword": IDS[:6]}}}}]
+        assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    index, folder = OpenSearchSource(client, index_name, qualified_ids=True), tmp_path / "store"
+    assert len(make_store(folder, index, tiny_encoder)) == 12
+    put_documents(opensearch_url, f"{index_name}-a", {IDS[0]: {**TEXTS[IDS[0]], "views": "hidden"}})
+    assert sync.audit(folder, index).orphaned == [f"{index_name}-a/{IDS[0]}"]
+    assert in_step(folder, index, tiny_encoder).buried == 1
+    assert_clean(folder, index, tiny_encoder)
+
+
+def test_a_data_stream_that_rolls_over_meanwhile(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    template = {"index_patterns": [index_name], "data_stream": {}}
+    assert call(opensearch_url, "PUT", f"/_index_template/{index_name}", template).status == 200
+    try:
+        put_in_stream(opensearch_url, index_name, IDS[:5])
+        index, folder = OpenSearchSource(client, index_name, qualified_ids=True), tmp_path / "store"
+        make_store(folder, index, tiny_encoder)
+        put_in_stream(opensearch_url, index_name, IDS[5:8])
+
+        def roll_over(report: IngestReport) -> None:
+            if report.encoded == 3 and not rolled:
+                rolled.append(call(opensearch_url, "POST", f"/{index_name}/_rollover").status)
+                put_in_stream(opensearch_url, index_name, IDS[8:10])
+
+        rolled: list[int] = []
+        report = in_step(folder, index, tiny_encoder, progress=roll_over)
+        assert (rolled, report.ingest.encoded, report.last.documents, report.last.clean) == ([200], 5, 10, True)
+        origin = Store.open(folder).manifest.origin
+        assert origin
+        assert len(origin.name.split(",")) == 2
+    finally:
+        call(opensearch_url, "DELETE", f"/_data_stream/{index_name}")
+        call(opensearch_url, "DELETE", f"/_index_template/{index_name}")
+
+
+def put_in_stream(url: str, name: str, ids: Sequence[str]) -> None:
+    for doc_id in ids:
+        body = {"@timestamp": "2026-11-27T00:00:00Z", **TEXTS[doc_id]}
+        assert call(url, "PUT", f"/{name}/_create/{doc_id}?refresh=true", body).status == 201
+
+
+def test_a_model_that_does_not_fit_changes_nothing(
+    folder: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    make_index(opensearch_url, f"{index_name}-copy")
+    put_documents(opensearch_url, f"{index_name}-copy", {**TEXTS, **NEW})
+    before = Store.open(folder).manifest
+
+    def lost() -> Encoder:
+        raise CheckpointError("lost")
+
+    copy = OpenSearchSource(client, f"{index_name}-copy")
+    with pytest.raises(CheckpointError, match="lost"):
+        sync.sync(folder, lost, copy, allow_other_index=True, report=SyncReport())
+    assert Store.open(folder).manifest == before
+    in_step(folder, copy, tiny_encoder, allow_other_index=True)
+    assert_clean(folder, copy, tiny_encoder)
 
 
 def test_a_number_of_another_shard_is_not_taken_for_the_same(
@@ -480,8 +549,16 @@ def test_a_copy_that_lags_behind_says_nothing(
     assert (found.same, found.rewritten, found.stale, found.moved, found.clean) == (59, 0, [], 1, False)
 
 
+def twice(send: Callable[..., object]) -> Callable[..., object]:
+    def sent(**request: Any) -> object:
+        send(**request)
+        return send(**request)
+
+    return sent
+
+
 def test_an_alias_that_was_switched_meanwhile(
-    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch
+    opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for colour in ("blue", "green", "purple"):
         make_index(opensearch_url, f"{index_name}-{colour}")
@@ -498,6 +575,12 @@ def test_an_alias_that_was_switched_meanwhile(
     stand_for(f"{index_name}-purple")
     assert alias.switch(f"{index_name}-green")
     assert [*call(opensearch_url, "GET", f"/_alias/{name}").json()] == [f"{index_name}-green"]
+    # an answer is lost, and what was asked for is asked for again
+    with monkeypatch.context() as patched:
+        patched.setattr(client.indices, "update_aliases", twice(client.indices.update_aliases))
+        assert alias.switch(f"{index_name}-blue")
+    assert [*call(opensearch_url, "GET", f"/_alias/{name}").json()] == [f"{index_name}-blue"]
+    assert alias.switch(f"{index_name}-green")
     stand_for(f"{index_name}-green", filter={"match_all": {}})
     with pytest.raises(UsageError, match="has filter, by which searches see other documents"):
         Alias(client, name)
@@ -541,7 +624,9 @@ def test_audit_and_sync_as_their_users_call_them(tmp_path: Path, opensearch_url:
     assert call(opensearch_url, "POST", "/_aliases", {"actions": others}).status == 200
     assert "others search by it" in invoke(*(f"{alias}-others" if a == alias else a for a in switched)).error
     assert f"{alias} stands for {green} now" in invoke(*switched).check().err
+    assert call(opensearch_url, "PUT", f"/{green}/_settings", {"index.blocks.read_only": True}).status == 200
     assert f"{alias} stands for {green} already" in invoke(*switched).check().err
+    assert call(opensearch_url, "PUT", f"/{green}/_settings", {"index.blocks.read_only": False}).status == 200
     none = invoke("sync", "--store", store, "--model", tmp_path / "no model", "--json", *server).check()
     facts = json.loads(none.out)
     assert (facts["clean"], facts["encoded"], facts["deleted"], facts["documents"]) == (True, 0, 0, 60)
@@ -580,7 +665,7 @@ def test_an_alias_that_may_not_be_changed(
     with monkeypatch.context() as patched:
         patched.setattr(Alias, "check", lambda self, index: read_only(green, True))
         refused = invoke(*command)
-    assert f"belongs to {green} now, and the alias {alias} still stands for {index_name}" in refused.err
+    assert f"belongs to {green} now, and the alias {alias} is not known to" in refused.err
     assert (origin := Store.open(store).manifest.origin)
     assert origin.name == green
     read_only(green, False)
