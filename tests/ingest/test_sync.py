@@ -671,6 +671,15 @@ def test_an_alias_that_may_not_be_changed(
     read_only(green, False)
     assert f"{alias} stands for {green} now" in invoke(*command).check().err
     invoke("rerank", TEXTS[IDS[0]]["text"], "--store", store, "--missing", "error", *server).check()
+    # its owner lets it stand for something else
+    make_index(opensearch_url, f"{index_name}-others")
+    actions = [
+        {"remove": {"index": green, "alias": alias}},
+        {"add": {"index": f"{index_name}-others", "alias": alias}},
+    ]
+    assert call(opensearch_url, "POST", "/_aliases", {"actions": actions}).status == 200
+    back = ("sync", "--store", store, "--index", index_name, "--switch", alias, *server)
+    assert "others search by it" in invoke(*back).error
 
 
 def test_a_store_with_its_index_beside_it_has_nothing_to_audit(tmp_path: Path) -> None:
