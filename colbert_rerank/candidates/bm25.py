@@ -10,30 +10,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tantivy
 
-from colbert_rerank.candidates.bm25_files import (
-    LOCK,
-    MANAGED,
-    META,
-    State,
-    compare,
-    holds_deleted,
-    listed,
-    load,
-    read_errors,
-    save,
-    write_errors,
-)
+from colbert_rerank.candidates import bm25_files
+from colbert_rerank.candidates.bm25_files import State
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest, Store, files, layout
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
@@ -80,21 +68,21 @@ class Bm25Index:
         files.make_folder(store_folder)
         files.make_inside(folder)
         with files.write_errors(folder):  # tantivy calls a lock that it may not take an index that it cannot open
-            (folder / LOCK).open("ab").close()
-        state = load(folder)
+            (folder / bm25_files.LOCK).open("ab").close()
+        state = bm25_files.load(folder)
         if state is None:
             state = State(manifest.store_id, 0)
-            found = (folder / META).exists()
-            with read_errors(folder, "opened") if found else write_errors(folder):
+            found = (folder / bm25_files.META).exists()
+            with bm25_files.read_errors(folder, "opened") if found else bm25_files.write_errors(folder):
                 index = tantivy.Index(_schema(), path=str(folder), reuse=True)
         else:
             _check_owner(folder, state, manifest)
-            with read_errors(folder, "opened"):
-                compare(folder, state.files or {} if verify else {})
+            with bm25_files.read_errors(folder, "opened"):
+                bm25_files.compare(folder, state.files or {} if verify else {})
                 index = tantivy.Index.open(str(folder))
         made = Bm25Index(folder, index, state)
         if state.files is None:
-            with write_errors(folder):
+            with bm25_files.write_errors(folder):
                 made._finish(state.content)
         return made
 
@@ -112,7 +100,7 @@ class Bm25Index:
                 f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Search there: "
                 "--opensearch URL"
             )
-        state = load(folder)
+        state = bm25_files.load(folder)
         if state is None and manifest.unindexed:
             raise IndexBehindError(
                 f"{store_folder}: this store has no BM25 index yet, as after `store import`. Ingest its documents: "
@@ -129,11 +117,11 @@ class Bm25Index:
         if state.content != manifest.content or state.files is None or unposted:
             raise IndexBehindError(_behind(folder, state, manifest))
         try:
-            with read_errors(folder, "opened"):
-                compare(folder, state.files)
+            with bm25_files.read_errors(folder, "opened"):
+                bm25_files.compare(folder, state.files)
                 return Bm25Index(folder, _open_elsewhere(folder, state.files), state)
         except StoreCorruptError:
-            if load(folder) == state:
+            if bm25_files.load(folder) == state:
                 raise
             return Bm25Index.open_for(store_folder, manifest)  # a writer came between
 
@@ -176,7 +164,7 @@ class Bm25Index:
         ``text_of`` makes the text to search of a document's fields. Tantivy lets no one ask for a merge, so that all
         documents are added anew, and the old ones deleted in the same commit.
         """
-        if not holds_deleted(self.folder):
+        if not bm25_files.holds_deleted(self.folder):
             return
         with self._writing(self.content) as writer:
             before = self._index.searcher()
@@ -190,14 +178,14 @@ class Bm25Index:
 
         One process writes at a time: it holds the store's commit lock. Another may have written since this one did.
         """
-        state = load(self.folder)
+        state = bm25_files.load(self.folder)
         if state and state != self._state:
-            with read_errors(self.folder, "opened"):
+            with bm25_files.read_errors(self.folder, "opened"):
                 self._open(tantivy.Index.open(str(self.folder)), state)
-        with write_errors(self.folder):
+        with bm25_files.write_errors(self.folder):
             writer = self._index.writer(heap_size=HEAP, num_threads=1)
             yield writer
-            save(self.folder, self._state._replace(files=None))
+            bm25_files.save(self.folder, self._state._replace(files=None))
             writer.commit()
             writer.wait_merging_threads()
             self._finish(content)
@@ -208,7 +196,7 @@ class Bm25Index:
         searcher = self._index.searcher()
         for query in queries:
             parsed = self._query(query.text)
-            with read_errors(self.folder, "searched"):
+            with bm25_files.read_errors(self.folder, "searched"):
                 hits = _search(searcher, parsed, k)
                 ids = [searcher.doc(address).get_first("doc_id") for _, address in hits]
                 ranked = sorted(zip((s for s, _ in hits), ids, strict=True), key=lambda hit: (-hit[0], hit[1]))
@@ -224,14 +212,14 @@ class Bm25Index:
     def _kept(self, searcher: Any, doc_id: str) -> bytes | None:
         """The fields of a document as they were kept, or ``None``."""
         query = tantivy.Query.term_query(self._index.schema, "doc_id", doc_id)
-        with read_errors(self.folder, "read"):
+        with bm25_files.read_errors(self.folder, "read"):
             for _, address in searcher.search(query, 1, count=False).hits:
                 return bytes(searcher.doc(address).get_first("fields"))
         return None
 
     def _all(self, searcher: Any) -> Iterator[tuple[str, bytes]]:
         """All ids, with the fields as they were kept."""
-        with read_errors(self.folder, "read"):
+        with bm25_files.read_errors(self.folder, "read"):
             for start in range(0, searcher.num_docs, READ_AT_ONCE):
                 found = searcher.search(tantivy.Query.all_query(), READ_AT_ONCE, count=False, offset=start)
                 for _, address in found.hits:
@@ -248,11 +236,10 @@ class Bm25Index:
 
     def _finish(self, content: int) -> None:
         """Record what tantivy has committed."""
-        for name in (META, MANAGED):  # tantivy shows these to their owner only; whoever may read the rest is to search
-            with suppress(PermissionError):  # another user's, who has done so
-                shutil.copymode(self.folder / LOCK, self.folder / name)
-        self._state = self._state._replace(content=content, files=listed(self.folder, self._state.files or {}))
-        save(self.folder, self._state)
+        bm25_files.show(self.folder)
+        known = self._state.files or {}
+        self._state = self._state._replace(content=content, files=bm25_files.listed(self.folder, known))
+        bm25_files.save(self.folder, self._state)
 
 
 def open_beside(store: Store) -> tuple[Store, Bm25Index]:
@@ -334,12 +321,12 @@ def _command(unfinished: str) -> str:
 
 def _read_all(folder: Path) -> None:
     """Raises StoreCorruptError, StoreReadError."""
-    state = load(folder)
+    state = bm25_files.load(folder)
     try:
-        with read_errors(folder, "opened"):
-            compare(folder, (state and state.files) or {})
+        with bm25_files.read_errors(folder, "opened"):
+            bm25_files.compare(folder, (state and state.files) or {})
     except StoreCorruptError:
-        if load(folder) == state:
+        if bm25_files.load(folder) == state:
             raise
         _read_all(folder)  # a writer came between
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,13 @@ def listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
 
 
+def show(folder: Path) -> None:
+    """Let all search who may read the folder: two of its files tantivy shows to their owner only."""
+    for name in (META, MANAGED):
+        with suppress(PermissionError):  # another user's, who has done so
+            shutil.copymode(folder / LOCK, folder / name)
+
+
 def holds_deleted(folder: Path) -> bool:
     """Whether a segment of tantivy's last commit still counts documents that were deleted or replaced."""
     return any(segment["deletes"] for segment in _segments(folder))
@@ -78,13 +86,13 @@ def _segments(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def compare(folder: Path, listed: Mapping[str, str]) -> None:
+def compare(folder: Path, known: Mapping[str, str]) -> None:
     """Raises ValueError, or OSError, where a file is not as it was committed.
 
     Every byte is read, once: of most damage tantivy makes other documents and other scores. XXH3 is faster than any
     disk, and what a search reads is in memory then.
     """
-    for name, checksum in listed.items():
+    for name, checksum in known.items():
         if _hash(folder / name) != checksum:
             raise ValueError(f"{name} is not as it was written")
 

@@ -527,10 +527,10 @@ from pathlib import Path
 from colbert_rerank.candidates import bm25, bm25_files
 from tests.candidates.test_bm25 import MANIFEST, twenty
 
-save = bm25.save
+save = bm25_files.save
 index = bm25.Bm25Index.create_or_open(Path(sys.argv[1]), MANIFEST)
 if sys.argv[2] == "before":
-    bm25.save = lambda *state: (save(*state), os._exit(9))
+    bm25_files.save = lambda *state: (save(*state), os._exit(9))
 else:
     index._finish = lambda content: os._exit(9)
 index.add(twenty()[19], 20)
@@ -591,11 +591,11 @@ def test_a_reader_overtaken_by_a_writer_opens_what_that_wrote(tmp_path: Path, mo
     compare = bm25_files.compare
 
     def late(*args: object) -> None:
-        monkeypatch.setattr(bm25, "compare", compare)
+        monkeypatch.setattr(bm25_files, "compare", compare)
         index.add([posted("a", "one whale"), posted("b", "two whales")], 1)
         compare(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bm25, "compare", late)
+    monkeypatch.setattr(bm25_files, "compare", late)
     assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "whale") == ["a", "b"]
 
 

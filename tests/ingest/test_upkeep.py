@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from colbert_rerank.candidates import bm25
+from colbert_rerank.candidates import bm25, bm25_files
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import (
@@ -206,7 +206,7 @@ def test_a_kill_while_the_bm25_index_is_compacted(changed: Path, monkeypatch: py
 
     before = hits(changed)
     with monkeypatch.context() as patch:
-        patch.setattr(bm25, "save", killed) if moment == "before" else patch.setattr(Bm25Index, "_finish", killed)
+        patch.setattr(bm25_files, "save", killed) if moment == "before" else patch.setattr(Bm25Index, "_finish", killed)
         with pytest.raises(KeyboardInterrupt):
             upkeep.compact(changed)
     if moment == "before":
