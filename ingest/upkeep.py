@@ -129,7 +129,7 @@ def repair(folder: Path) -> Repair:
         for number, entry in enumerate(entries):
             try:
                 (one,) = map_segments(folder, [entry], row_shapes(writer.manifest))[1]
-                found = one.mend(writer.manifest, places)
+                found = one.mend(writer.manifest, number, places)
                 lost = _damaged_documents(one)
                 if layout.SKETCHES in one.rows and [*one.damaged(layout.SKETCHES)]:
                     report.damages[layout.SKETCHES] = f"of {entry.file}, and dropped. {SKETCH_AGAIN}"

@@ -70,22 +70,24 @@ class Segment:
             self._columns = self._checked(found)
         return self._columns
 
-    def mend(self, manifest: Manifest, index: Mapping[str, Array] | None) -> list[str]:
+    def mend(self, manifest: Manifest, number: int, index: Mapping[str, Array] | None) -> list[str]:
         """Make damaged columns again from the id index, if that is at hand; say what was done, for each of them.
 
-        Those that it does not tell, and that documents can do without, say that nothing is known. Raises
-        StoreCorruptError for others.
+        This is segment ``number`` of the manifest. Columns that the index does not tell, and that documents can do
+        without, say that nothing is known; checksums of blocks stay as they are. Raises StoreCorruptError for others.
         """
         found, damaged = self._read()
-        again = _repeated(found, manifest, manifest.segments.index(self.entry), index) if damaged and index else {}
+        again = _repeated(found, manifest, number, index) if damaged and index else {}
         done = []
         for name, recorded in damaged.items():
-            how = "which its documents can do without"
             if name in again and hdf5.checksum(again[name]) == recorded:
                 found[name], how = again[name], "made again from the id index"
             elif name in _STAND_INS:
                 found[name] = np.repeat(_STAND_INS[name], self.entry.documents, axis=0)
-            elif name not in CHECKSUMS.values():  # of these each is still good for its block, or finds it damaged
+                how = "which its documents can do without"
+            elif name in CHECKSUMS.values():  # each that is sound is still good for its block
+                how = "of which no copy is sound: a block that does not match it is taken for damaged"
+            else:
                 raise hdf5.damage(self.path, name)
             done.append(f"{name}, {how}")
         self._columns = self._checked(found)
