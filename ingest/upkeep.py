@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.candidates.bm25 import Bm25Index
-from colbert_rerank.candidates.bm25_files import STATE
+from colbert_rerank.candidates.bm25_files import FILL_AGAIN, STATE
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store.columns import Array
@@ -49,13 +49,14 @@ class Compaction:
 class Repair:
     """What was done to a damaged store.
 
-    ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by file, what was found; ``lost`` are
-    the ids of the documents that went with them, in the order in which the store held them, and ``unnamed`` counts
-    those whose ids went, too.
+    ``unlisted`` are files that were no part of it, and removed; ``damages`` are, by file, what was found; ``bm25`` is
+    what is wrong with the index beside it, if anything is; ``lost`` are the ids of the documents that went with the
+    damages, in the order in which the store held them, and ``unnamed`` counts those whose ids went, too.
     """
 
     unlisted: list[str] = field(default_factory=list)
     damages: dict[str, str] = field(default_factory=dict)
+    bm25: str = ""
     lost: list[str] = field(default_factory=list)
     unnamed: int = 0
 
@@ -221,11 +222,11 @@ def _sound_index(writer: StoreWriter, report: Repair) -> Bm25Index | None:
     try:
         index = _embedded_index(writer)
     except (StoreCorruptError, StoreMismatchError) as error:
-        report.damages[layout.BM25] = str(error)
+        report.bm25 = str(error)
         return None
     # beside a store that was imported there is none yet
     if index is None and _embedded(writer.manifest) and any(entry.posted for entry in writer.manifest.segments):
-        report.damages[layout.BM25] = "it is lost. The same `ingest` fills it anew, and encodes nothing twice"
+        report.bm25 = f"it is lost: {FILL_AGAIN}"
     return index
 
 

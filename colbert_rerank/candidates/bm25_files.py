@@ -19,6 +19,9 @@ META = "meta.json"  # tantivy's list of segments
 MANAGED = ".managed.json"  # of all files that it made
 LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
 
+# What is to be done where the index is damaged or lost.
+FILL_AGAIN = "the same `ingest` fills it anew, and encodes nothing twice"
+
 
 class State(NamedTuple):
     """What `state.json` says: whose index it is, how far it has come, and the files of its last commit.
@@ -120,8 +123,7 @@ def read_errors(folder: Path, what: str) -> Iterator[None]:
         if not isinstance(error, (ValueError, FileNotFoundError)) and not _is_panic(error):
             raise
         raise StoreCorruptError(
-            f"{folder}: the BM25 index cannot be {what}: {error}. Remove it and ingest again: the same `ingest` fills "
-            "it anew, and encodes nothing twice"
+            f"{folder}: the BM25 index cannot be {what}: {error}. Remove it and ingest again: {FILL_AGAIN}"
         ) from None
 
 

@@ -90,6 +90,7 @@ def repair(folder: Path, as_json: bool) -> None:
       colbert-rerank store repair my-store
       colbert-rerank store repair my-store --json
     """
+    from colbert_rerank.candidates.bm25_files import FILL_AGAIN
     from colbert_rerank.store.layout import BM25
     from ingest.upkeep import repair as run
 
@@ -102,6 +103,8 @@ def repair(folder: Path, as_json: bool) -> None:
             click.echo(f"removed {file}, which was no part of the store")
         for file, damage in done.damages.items():
             click.echo(f"damaged {file}: {damage}")
+        if done.bm25:
+            click.echo(f"damaged {BM25}: {done.bm25}")
         for doc_id in done.lost:
             click.echo(f"lost {doc_id}")
     if done.unnamed:
@@ -109,16 +112,16 @@ def repair(folder: Path, as_json: bool) -> None:
             f"{folder}: up to {done.unnamed:,} documents are lost whose ids are lost as well, and of some an older "
             "version may be back. Ingest everything again: what is still here is not encoded twice"
         )
-    if not done.damages:
+    if not done.damages and not done.bm25:
         say(f"{folder}: nothing is damaged")
     elif not done.lost:
         say(f"{folder}: no document is lost")
     else:
         say(f"{folder}: {len(done.lost):,} documents are lost; ingest them again. All others are sound")
-    if BM25 in done.damages:
+    if done.bm25:
         raise StoreCorruptError(
-            f"{folder}: its BM25 index is not repaired here. Remove {folder / BM25}, if it is there, and run the same "
-            "`ingest` again, which makes it anew and encodes nothing twice"
+            f"{folder}: its BM25 index is not repaired here. Remove {folder / BM25}, if it is there, and ingest again: "
+            f"{FILL_AGAIN}"
         )
 
 

@@ -234,7 +234,7 @@ def test_the_first_stage_is_not_repaired_but_made_anew_by_the_same_ingest(
         assert done.status == 1
         assert done.out.startswith("damaged bm25: ")
         assert f"{copy}: no document is lost" in done.err
-        assert f"Remove {bm25}, if it is there, and run the same `ingest` again" in done.err
+        assert f"Remove {bm25}, if it is there, and ingest again: the same `ingest` fills it anew, and enc" in done.err
     shutil.rmtree(bm25, ignore_errors=True)
     again = invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
     assert f"(0 encoded, {DOCUMENTS} stored before)" in again.err

@@ -549,7 +549,7 @@ def test_damage_to_both_is_named_all_the_same(folder: Path, tiny_encoder: Encode
     flip(path, 10)
     done = upkeep.repair(folder)
     assert set(done.lost) == before
-    assert "the BM25 index cannot be opened" in done.damages["bm25"]
+    assert "the BM25 index cannot be opened" in done.bm25
     shutil.rmtree(folder / "bm25")
     ingested(folder, tiny_encoder, list(documents(COUNT)))
     assert ids_of(folder) == before
