@@ -21,7 +21,7 @@ from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
-from colbert_rerank.store.segment import Segment, blocks, map_segments, read_index, row_shapes
+from colbert_rerank.store.segment import OTHER_INDEX, Segment, blocks, is_index_of, map_segments, read_index, row_shapes
 from colbert_rerank.store.unit import id_bytes
 from colbert_rerank.types import BM25
 
@@ -143,6 +143,9 @@ def repair(folder: Path) -> Repair:
             except StoreCorruptError as error:
                 gone[number] = np.ones(entry.documents, dtype=bool)
                 report.damages[entry.file] = _reason(error)
+        if places and len(readable) == len(entries) and not is_index_of([*readable.values()], places):
+            _index_again(writer, report, OTHER_INDEX)
+            places = None
         if layout.SKETCHES in report.damages and writer.manifest.sketches:
             writer.drop_sketches()
         if gone:
@@ -250,15 +253,27 @@ def _embedded(manifest: Manifest) -> bool:
 
 
 def _places(writer: StoreWriter, report: Repair) -> dict[str, Array] | None:
-    """The columns of the id index, where it is sound; where it is not, the writer makes it again when it ends."""
-    index = writer.manifest.index
-    if index is None:
+    """The columns of the id index, where it is sound, as far as it tells by itself."""
+    entry, segments = writer.manifest.index, writer.manifest.segments
+    if entry is None:
         return None
     try:
-        return read_index(writer.folder, index)
+        places = read_index(writer.folder, entry)
     except StoreCorruptError as error:
-        report.damages[index.file] = f"{_reason(error)}. The id index is made again"
+        _index_again(writer, report, _reason(error))
         return None
+    numbers, documents = places[layout.SEGMENT_NUMBERS], np.array([one.documents for one in segments])
+    if (numbers >= documents.size).any() or (places[layout.ORDINALS] >= documents[numbers]).any():
+        _index_again(writer, report, OTHER_INDEX)
+        return None
+    return places
+
+
+def _index_again(writer: StoreWriter, report: Repair, why: str) -> None:
+    """Let the writer make the id index again when it ends."""
+    if writer.manifest.index:
+        report.damages[writer.manifest.index.file] = f"{why}. The id index is made again"
+        writer.drop_index()
 
 
 def _live(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from colbert_rerank.errors import StoreCorruptError, StoreError
 from colbert_rerank.store import codebook, layout, segment
@@ -92,10 +90,10 @@ def _damages(folder: Path, manifest: Manifest) -> Iterator[str]:
         except StoreCorruptError as error:
             yield str(error)
     if len(sound) == len(manifest.segments):
-        yield from _index_damages(folder, manifest, segment.index_columns(sound))
+        yield from _index_damages(folder, manifest, sound)
 
 
-def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -> Iterator[str]:
+def _index_damages(folder: Path, manifest: Manifest, segments: Sequence[segment.Segment]) -> Iterator[str]:
     if manifest.index is None:
         return
     try:
@@ -103,6 +101,5 @@ def _index_damages(folder: Path, manifest: Manifest, expected: dict[str, Any]) -
     except StoreCorruptError as error:
         yield f"{segment.index_fault(error)}. `store repair`, or the next `ingest`, writes the id index again"
         return
-    # it may hold the checksums of sketches that a repair has dropped since
-    if any(not np.array_equal(found.get(name, column), column) for name, column in expected.items()):
-        yield f"{folder / layout.SEGMENTS / manifest.index.file}: it is not the id index of these segments"
+    if not segment.is_index_of(segments, found):
+        yield f"{folder / layout.SEGMENTS / manifest.index.file}: {segment.OTHER_INDEX}"

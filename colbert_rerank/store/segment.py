@@ -47,6 +47,7 @@ _STAND_INS = UNKNOWN | {
     layout.MAX_ERRORS: np.full(1, np.inf, dtype=np.float32),
     layout.SKETCH_ERRORS: np.full(1, np.inf, dtype=np.float32),
 }
+OTHER_INDEX = "it is not the id index of these segments"
 
 
 class Segment:
@@ -221,6 +222,14 @@ def index_columns(segments: Sequence[Segment]) -> dict[str, Array]:
     for name in segments[0].rows if segments else ():
         columns[CHECKSUMS[name]] = np.concatenate([one.columns[CHECKSUMS[name]] for one in segments])
     return columns
+
+
+def is_index_of(segments: Sequence[Segment], found: Mapping[str, Array]) -> bool:
+    """Whether these are the columns of their id index, which its checksums do not tell.
+
+    It may lack the checksums of blocks, and hold those of sketches that a repair has dropped since.
+    """
+    return all(np.array_equal(found.get(name, column), column) for name, column in index_columns(segments).items())
 
 
 def _repeated(

@@ -297,6 +297,12 @@ class StoreWriter:
             books = tuple(book for book in self.manifest.codebooks if book.codec == self.manifest.codec)
             self._save(self.manifest.next(sketches="", codebooks=books))
 
+    def drop_index(self) -> None:
+        """Forget the id index, which is derived: `finish` writes another."""
+        self._check_alone()
+        with self.changing():
+            self._save(self.manifest.next(index=None))
+
     def _merge(self) -> None:
         """Join neighbouring segments while they fit one unit. Order is kept: of one id's documents the last is live.
 

@@ -282,6 +282,58 @@ def test_an_id_index_that_is_made_again_was_damaged(tmp_path: Path, damage: str)
     assert upkeep.repair(tmp_path).damages == {}
 
 
+def of_other_segments(folder: Path, units: list[dict[str, stores.Doc]]) -> None:
+    """Let the id index be that of another store, of which ``units`` became segments: whole, and listed."""
+    other = folder.with_name("other")
+    stores.make(other, units, merge=False)
+    shutil.copy(stores.index_file(other), folder / layout.SEGMENTS)
+    stores.sign(folder, stores.read_manifest(folder) | {"index": stores.read_manifest(other)["index"]})
+
+
+OTHERS = {
+    "of-fewer-documents": [stores.random_docs([f"d{i}" for i in range(20)], 8, dim=64)],
+    "of-more-segments": [stores.random_docs([f"d{i}"], i, dim=64) for i in range(5)],
+    "of-longer-segments": [stores.random_docs([f"e{i}" for i in range(90)], 7, dim=64)],
+}
+NOT_OF_THESE = "it is not the id index of these segments. The id index is made again"
+
+
+@pytest.mark.parametrize("column", ["", "content_hashes", "block_checksums"])
+@pytest.mark.parametrize("units", OTHERS.values(), ids=OTHERS)
+def test_an_id_index_of_other_segments(tmp_path: Path, units: list[dict[str, stores.Doc]], column: str) -> None:
+    """As no checksum tells. What it does not list was not deleted, and what it repeats is not taken for right."""
+    store = tmp_path / "store"
+    model = segmented(store)
+    of_other_segments(store, units)
+    file, index = stores.segment_files(store)[1], stores.index_file(store)
+    assert damages(store) == [f"{index}: it is not the id index of these segments"]
+    if column:
+        flip_in(file, column)
+    done = upkeep.repair(store)
+    assert done.damages.pop(index.name) == NOT_OF_THESE
+    assert [*done.damages] == [file.name] * bool(column)
+    assert (0 < len(done.lost) < 30, done.unnamed) == (column == "block_checksums", 0)
+    assert set(Store.open(store, verify="open").index.ids()) == model.keys() - set(done.lost)
+    assert damages(store) == []
+    assert upkeep.repair(store).damages == {}
+
+
+@pytest.mark.parametrize("units", [*OTHERS.values()][1:], ids=[*OTHERS][1:])
+def test_an_id_index_of_other_segments_beside_damage(tmp_path: Path, units: list[dict[str, stores.Doc]]) -> None:
+    """It cannot be compared with what is not read; but it tells of segments and documents that there are not."""
+    store = tmp_path / "store"
+    model = segmented(store)
+    of_other_segments(store, units)
+    file, index = stores.segment_files(store)[2], stores.index_file(store)
+    flip_in(file, "row_counts")
+    done = upkeep.repair(store)
+    assert [*done.damages] == [index.name, file.name]
+    assert done.damages[index.name] == NOT_OF_THESE
+    assert (done.lost, done.unnamed) == ([], 60)
+    assert set(Store.open(store, verify="open").index.ids()) == {*model} - {f"d{i}" for i in range(110, 160)}
+    assert damages(store) == []
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("index", [True, False], ids=["index", "no-index"])
 def test_documents_whose_vectors_are_sound_stay(tmp_path: Path, number: int, index: bool) -> None:
