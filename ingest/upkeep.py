@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.candidates.bm25 import Bm25Index
-from colbert_rerank.candidates.bm25_files import FILL_AGAIN, STATE
+from colbert_rerank.candidates.bm25_files import FILL_AGAIN
 from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store.columns import Array
@@ -215,7 +215,7 @@ def _embedded_index(writer: StoreWriter) -> Bm25Index | None:
 
     Raises StoreCorruptError, StoreMismatchError.
     """
-    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25 / STATE).exists():
+    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25 / layout.BM25_STATE).exists():
         return None
     return embedded_index(writer)
 

@@ -24,6 +24,7 @@ from colbert_rerank.candidates import bm25_files
 from colbert_rerank.candidates.bm25_files import State
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest, Store, files, layout
+from colbert_rerank.store import manifest as manifests
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
@@ -100,13 +101,13 @@ class Bm25Index:
                 f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Search there: "
                 "--opensearch URL"
             )
-        state = bm25_files.load(folder)
-        if state is None and manifest.unindexed:
+        if manifests.unindexed(store_folder, manifest):
             raise IndexBehindError(
                 f"{store_folder}: this store has no BM25 index yet, as after `store import`. Ingest its documents: "
                 f"`colbert-rerank ingest SOURCE --store {store_folder}`, with the --model and --fields that its "
                 "vectors were made with"
             )
+        state = bm25_files.load(folder)
         if state is None:
             raise StoreMismatchError(
                 f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to make "
@@ -252,7 +253,7 @@ def open_beside(store: Store) -> tuple[Store, Bm25Index]:
         try:
             return store, Bm25Index.open_for(store.folder, store.manifest)
         except IndexBehindError:
-            if store.manifest.unindexed or time.monotonic() > until:
+            if manifests.unindexed(store.folder, store.manifest) or time.monotonic() > until:
                 raise
         time.sleep(0.05)
         store = store.refresh()
@@ -299,6 +300,8 @@ def _behind(folder: Path, state: State, manifest: Manifest) -> str:
     committed = state.files is not None and not commands
     if committed and state.content == manifest.content:
         why = "documents were left out of it. Run the `ingest` of what they came from once more"
+    elif manifest.none_posted:  # it was an older copy, or a first ingest died at its beginning
+        why = "no document is known to be in it. Run the `ingest` of all its documents again"
     elif committed and all(s.posted for s in manifest.segments):
         why = "one of the two is a copy from another time. Run the `ingest` of all its documents again"
     else:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import xxhash
 
 from colbert_rerank.errors import StoreCorruptError, StoreReadError, StoreWriteError
-from colbert_rerank.store import files
+from colbert_rerank.store import files, layout
 
-STATE = "state.json"
 META = "meta.json"  # tantivy's list of segments
 MANAGED = ".managed.json"  # of all files that it made
 LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
@@ -41,21 +40,21 @@ def load(folder: Path) -> State | None:
     """
     with read_errors(folder, "opened"):
         try:
-            data = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            data = json.loads((folder / layout.BM25_STATE).read_text(encoding="utf-8"))
             state = State(str(data["store_id"]), int(data["content"]), data.get("files"))
         except FileNotFoundError:
             return None
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{STATE} is not a state: {error}") from None
+            raise ValueError(f"{layout.BM25_STATE} is not a state: {error}") from None
         if data.get("checksum") != _checksum(state):
-            raise ValueError(f"{STATE} was edited or damaged")
+            raise ValueError(f"{layout.BM25_STATE} was edited or damaged")
     return state
 
 
 def save(folder: Path, state: State) -> None:
     """Let ``state`` be what the index says of itself, durably. Raises StoreWriteError."""
     text = json.dumps({**state._asdict(), "checksum": _checksum(state)})
-    files.write_whole(folder / STATE, lambda path: _write(path, text))
+    files.write_whole(folder / layout.BM25_STATE, lambda path: _write(path, text))
 
 
 def _checksum(state: State) -> str | None:

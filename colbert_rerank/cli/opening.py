@@ -39,11 +39,12 @@ def open_store(folder: Path, verify: Any) -> Store:
     from colbert_rerank.cli.output import warn_always
     from colbert_rerank.errors import StoreNotFoundError
     from colbert_rerank.store import Store
+    from colbert_rerank.store.manifest import unindexed
 
     opened = Store.open(folder, verify=verify)
     if not len(opened):
         raise StoreNotFoundError(f"{folder}: this store holds no documents yet: put some into it with `ingest`")
-    if not opened.manifest.complete and not opened.manifest.unindexed:
+    if not opened.manifest.complete and not unindexed(folder, opened.manifest):
         warn_always(
             f"{folder}: the last ingest was interrupted, is under way, or left documents out of the index; the store "
             f"holds {len(opened):,} documents",

@@ -30,7 +30,7 @@ def facts(store: Store) -> dict[str, Any]:
         "sketches": manifest.sketches or "none",
         "bytes": manifest.bytes,
         "segments": len(manifest.segments),
-        "last ingest": _ended(manifest),
+        "last ingest": _ended(store.folder, manifest),
         **_made_aside(store),
         "index": f"{manifest.origin.kind} {manifest.origin.name} {manifest.origin.uuid}" if manifest.origin else "none",
         "fields": ", ".join(manifest.recipe.fields),
@@ -42,10 +42,10 @@ def facts(store: Store) -> dict[str, Any]:
     }
 
 
-def _ended(manifest: Manifest) -> str:
+def _ended(folder: Path, manifest: Manifest) -> str:
     if manifest.unfinished:
         return f"interrupted or under way: {', '.join(name or 'of documents' for name in manifest.unfinished)}"
-    if manifest.unindexed:
+    if manifests.unindexed(folder, manifest):
         return "none yet that put its documents into the BM25 index, as after `store import`"
     return "complete" if manifest.complete else "with documents that are not known to be in the index"
 

@@ -26,6 +26,7 @@ SEGMENTS = "segments"
 LOCK = "lock"  # shared by all who write, or held by one alone, for as long as they do
 COMMIT_LOCK = "commit.lock"  # held while the manifest is replaced
 BM25 = "bm25"
+BM25_STATE = "state.json"  # in that folder, where an index is
 VERSIONS = "versions.npz"  # what `sync` has noted about the index; derived, and no part of the format
 
 # Datasets of a segment of n documents and r token vectors, a row each.

@@ -90,10 +90,9 @@ class Manifest:
         return not self.unfinished and all(segment.posted for segment in self.segments)
 
     @property
-    def unindexed(self) -> bool:
-        """It is to have a BM25 index beside it, and no ingest has put documents there yet, as after an import."""
-        embedded = self.origin is not None and self.origin.kind == BM25
-        return embedded and not self.unfinished and bool(self.segments) and not any(s.posted for s in self.segments)
+    def none_posted(self) -> bool:
+        """Nothing that is here is known to be in the first stage's index, nor under way to it."""
+        return bool(self.segments) and not self.unfinished and not any(segment.posted for segment in self.segments)
 
     @property
     def recipe(self) -> Recipe:
@@ -213,6 +212,12 @@ def _check_values(manifest: Manifest) -> None:
     for file in manifest.files:
         if Path(file).name != file:
             raise ValueError(f"a file outside the store: {file!r}")
+
+
+def unindexed(folder: Path, manifest: Manifest) -> bool:
+    """Whether the store in ``folder`` is to have a BM25 index beside it that was not made yet, as after an import."""
+    embedded = manifest.origin is not None and manifest.origin.kind == BM25
+    return embedded and manifest.none_posted and not (folder / layout.BM25 / layout.BM25_STATE).exists()
 
 
 def listed_files(folder: Path) -> set[str]:

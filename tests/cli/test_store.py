@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
-from colbert_rerank.store import Store, layout
+from colbert_rerank.store import Store, StoreWriter, layout
 from colbert_rerank.store import manifest as manifests
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
@@ -297,6 +299,37 @@ def test_an_imported_store_is_told_as_what_it_is(files: Files, tmp_path: Path) -
     assert "index" not in invoke(*run, "--store", store, "--output", tmp_path / "run").check().err
     made = invoke("ingest", files.corpus, "--store", store, "--model", files.model).check()
     assert f"(0 encoded, {DOCUMENTS} stored before)" in made.err
+    assert "index" not in invoke("rerank", "tides", "--store", store).check().err
+
+
+@pytest.mark.parametrize("how", ["older-copy", "killed"])
+def test_an_index_that_holds_nothing_the_store_knows_of(
+    files: Files, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """After a compaction over an older copy, and where the first ingest after an import died at its beginning."""
+    store, corpus = copy, tmp_path / "more.jsonl"
+    corpus.write_text(files.corpus.read_text() + json.dumps({"_id": "new", "text": "of tides"}) + "\n")
+    ingest = ("ingest", corpus, "--store", store, "--model", files.model)
+    if how == "older-copy":
+        invoke(*ingest).check()
+        shutil.rmtree(store / "bm25")
+        shutil.copytree(files.store / "bm25", store / "bm25")
+        expected = "one of the two is a copy from another time. Run the `ingest` of all its documents again"
+        assert expected in invoke("rerank", "tides", "--store", store).error
+        invoke("store", "compact", store).check()
+    else:
+        invoke("store", "export", files.store, "--output", tmp_path / "arrays").check()
+        shutil.rmtree(store)
+        invoke("store", "import", tmp_path / "arrays", "--store", store).check()
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "begin", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            assert invoke(*ingest).status == 130
+    refused = invoke("rerank", "tides", "--store", store)
+    assert refused.error.endswith("no document is known to be in it. Run the `ingest` of all its documents again")
+    assert "Warning" in refused.err
+    shown = json.loads(invoke("store", "info", store, "--json").check().out)
+    assert shown["last ingest"] == "with documents that are not known to be in the index"
+    invoke(*ingest).check()
     assert "index" not in invoke("rerank", "tides", "--store", store).check().err
 
 
