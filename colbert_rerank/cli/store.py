@@ -80,19 +80,19 @@ def verify(folder: Path, as_json: bool) -> None:
       colbert-rerank store verify my-store
     """
     from colbert_rerank.cli.progress import working
-    from colbert_rerank.errors import IndexBehindError, StoreError
+    from colbert_rerank.errors import IndexBehindError, StoreMismatchError
     from colbert_rerank.store import Store
     from colbert_rerank.store.inspection import damages
 
-    behind = None
+    behind, beside = None, []
     with working(f"reading {folder}"):
-        found = damages(folder)
-        try:
+        try:  # first: where it cannot be looked at, the store is not read in vain
             _verify_first_stage(folder)
         except IndexBehindError as error:
             behind = str(error)
-        except StoreError as error:
-            found.append(str(error))
+        except (StoreCorruptError, StoreMismatchError) as error:
+            beside.append(str(error))
+        found = [*damages(folder), *beside]
     if as_json:
         click.echo(json.dumps({"store": str(folder), "damages": found, "behind": behind}, ensure_ascii=False))
     for damage in [] if as_json else found:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,23 @@ def test_an_index_that_is_behind_is_not_damaged(copy: Path) -> None:
     stores.edit(victim, lambda data: data.__setitem__(9, data[9] ^ 1))
     done = invoke("store", "verify", copy)
     assert (done.status, f"{victim.name} is not as it was written" in done.out) == (1, True)
+
+
+@pytest.mark.parametrize("cause", ["unreadable", "no-temporary-folder"])
+def test_an_index_that_cannot_be_looked_at_need_not_be_damaged(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    if cause == "unreadable":
+        meta = copy / "bm25" / "meta.json"
+        meta.unlink()
+        meta.mkdir()  # which no one may read as a file, be it root
+        expected = f"{meta}: Is a directory. It may be sound: see that this process can read it, and try again"
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        expected = f"{copy / 'bm25'}: searching it needs a temporary folder: "
+    done = invoke("store", "verify", copy)
+    assert done.error.startswith(expected)
+    assert "damaged" not in done.err
 
 
 def ids_of(store: Path) -> list[str]:
