@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from colbert_rerank.binding import check_origin, joined, named, same
-from colbert_rerank.candidates import bm25
+from colbert_rerank.candidates import bm25_files
 from colbert_rerank.candidates.bm25 import Bm25Index, open_beside
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError
-from colbert_rerank.store import Store, Stored
+from colbert_rerank.store import Manifest, Store, Stored
+from colbert_rerank.store import manifest as manifests
+from colbert_rerank.store.reader import Verify
 from colbert_rerank.store.unit import UNKNOWN
 from colbert_rerank.types import OPENSEARCH, QUALIFIED, Document, Origin, Query
+from ingest import upkeep
 from ingest.first_stage import Posting
 from tests.collection import FakeFirstStage, FakeIndex, bm25_of, documents, ingested, numbered
 
@@ -247,14 +250,60 @@ def test_a_search_waits_for_what_is_being_committed(
         assert begun.wait(60)
         assert open_beside(broken)[0] is broken, "the generation before goes with the index as it still is"
         committed = Store.open(broken.folder)
-        monkeypatch.setattr(bm25, "PATIENCE", 0.1)
+        monkeypatch.setattr(bm25_files, "PATIENCE", 0.1)
         with pytest.raises(IndexBehindError, match="under way, or interrupted: `ingest`"):
             open_beside(committed)
-        monkeypatch.setattr(bm25, "PATIENCE", 60)
+        monkeypatch.setattr(bm25_files, "PATIENCE", 60)
         threading.Timer(0.2, goes_on.set).start()
         store, index = open_beside(committed)
         ingest.result()
     assert len(store) == len(index) == COUNT + 3
+
+
+def test_a_commit_while_an_index_is_verified_does_not_put_it_behind(broken: Store, tiny_encoder: Encoder) -> None:
+    """It is ahead of what was read of the store before."""
+    ingested(broken.folder, tiny_encoder, documents(3, 100))
+    Bm25Index.verify(broken.folder, broken.manifest)
+
+
+def test_a_store_that_is_read_whole_is_read_once(broken: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many commits a search has to wait for."""
+    store = Store.open(broken.folder, verify="open")
+    open_for, init, opened = Bm25Index.open_for, Store.__init__, []
+
+    def late(folder: Path, manifest: Manifest) -> Bm25Index:
+        if manifest.generation < store.manifest.generation + 4:
+            manifests.save(folder, manifest.next())
+            raise IndexBehindError("as while another process commits")
+        return open_for(folder, manifest)
+
+    def counted(self: Store, folder: Path, manifest: Manifest, verify: Verify) -> None:
+        opened.append(manifest)
+        init(self, folder, manifest, verify)
+
+    monkeypatch.setattr(Bm25Index, "open_for", late)
+    monkeypatch.setattr(Store, "__init__", counted)
+    found, _ = open_beside(store)
+    assert (found.manifest.generation, found.verify) == (store.manifest.generation + 4, "open")
+    assert len(opened) == 1
+
+
+def test_a_generation_that_is_compacted_away_before_it_is_opened(
+    broken: Store, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingested(broken.folder, tiny_encoder, documents(3, 100))
+    upkeep.delete(broken.folder, ["1"])
+    open_for = Bm25Index.open_for
+
+    def compacted(folder: Path, manifest: Manifest) -> Bm25Index:
+        index = open_for(folder, manifest)
+        upkeep.compact(folder)
+        return index
+
+    monkeypatch.setattr(Bm25Index, "open_for", compacted)
+    store, index = open_beside(broken)
+    assert len(store) == len(index) == COUNT + 2
+    assert store.gather(["2"]).found.all()
 
 
 def state(store: Store, **values: object) -> None:

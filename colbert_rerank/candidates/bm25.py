@@ -22,14 +22,13 @@ import tantivy
 
 from colbert_rerank.candidates import bm25_files
 from colbert_rerank.candidates.bm25_files import State
-from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreMismatchError, StoreWriteError
+from colbert_rerank.errors import IndexBehindError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest, Store, files, layout
 from colbert_rerank.store import manifest as manifests
 from colbert_rerank.types import BM25, Document, Origin, Query, ScoredDoc
 
 HEAP = 128 * 1024 * 1024  # of the writer, bytes
 READ_AT_ONCE = 100_000  # addresses of documents, where all are read
-PATIENCE = 2.0  # seconds in which most commits, with the merges that follow, come to their end
 
 
 class Bm25Index:
@@ -107,35 +106,34 @@ class Bm25Index:
                 f"`colbert-rerank ingest SOURCE --store {store_folder}`, with the --model and --fields that its "
                 "vectors were made with"
             )
-        state = bm25_files.load(folder)
-        if state is None:
-            raise StoreMismatchError(
-                f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to make "
-                "it"
-            )
-        _check_owner(folder, state, manifest)
-        unposted = any(s.documents and not s.posted for s in manifest.segments)
-        if state.content != manifest.content or state.files is None or unposted:
-            raise IndexBehindError(_behind(folder, state, manifest))
-        try:
-            with bm25_files.read_errors(folder, "opened"):
-                bm25_files.compare(folder, state.files)
-                return Bm25Index(folder, _open_elsewhere(folder, state.files), state)
-        except StoreCorruptError:
-            if bm25_files.load(folder) == state:
-                raise
-            return Bm25Index.open_for(store_folder, manifest)  # a writer came between
+
+        def opened(state: State | None) -> Bm25Index:
+            if state is None:
+                raise StoreMismatchError(
+                    f"{store_folder}: this store has no embedded BM25 index any more. Run the same `ingest` again to "
+                    "make it"
+                )
+            _check_owner(folder, state, manifest)
+            unposted = any(s.documents and not s.posted for s in manifest.segments)
+            if state.content != manifest.content or state.files is None or unposted:
+                raise IndexBehindError(_behind(folder, state, manifest))
+            bm25_files.compare(folder, state.files)
+            return Bm25Index(folder, _open_elsewhere(folder, state.files), state)
+
+        return bm25_files.read_whole(folder, opened)
 
     @staticmethod
     def verify(store_folder: Path, manifest: Manifest) -> None:
         """Read every byte of the index beside a store, of one that is behind, too.
 
-        Raises as `open_for` does; IndexBehindError only where nothing is damaged.
+        What is being committed is waited for, a moment. Raises as `open_for` does; IndexBehindError only where no
+        damage is found.
         """
+        folder = store_folder / layout.BM25
         try:
-            Bm25Index.open_for(store_folder, manifest)
+            _awaited(store_folder, manifest)
         except IndexBehindError:
-            _read_all(store_folder / layout.BM25)
+            bm25_files.read_whole(folder, lambda state: bm25_files.compare(folder, (state and state.files) or {}))
             raise
 
     def add(self, documents: Iterable[tuple[str, str, Mapping[str, object]]], content: int) -> None:
@@ -248,15 +246,30 @@ def open_beside(store: Store) -> tuple[Store, Bm25Index]:
 
     What is being committed is waited for, a moment. Raises as `Bm25Index.open_for` does, and as `Store.open`.
     """
-    until = time.monotonic() + PATIENCE
+    manifest = store.manifest
+    while True:
+        manifest, index = _awaited(store.folder, manifest)
+        if (opened := store.at(manifest)) is not None:  # once only: with ``verify="open"`` all of it is read
+            return opened, index
+        manifest = manifests.load(store.folder)
+
+
+def _awaited(store_folder: Path, manifest: Manifest) -> tuple[Manifest, Bm25Index]:
+    """The index beside a store, when it has caught up with it, and the manifest that it goes with.
+
+    Raises as `Bm25Index.open_for` does; IndexBehindError where that does not happen within PATIENCE.
+    """
+    until = 0.0
     while True:
         try:
-            return store, Bm25Index.open_for(store.folder, store.manifest)
+            return manifest, Bm25Index.open_for(store_folder, manifest)
         except IndexBehindError:
-            if manifests.unindexed(store.folder, store.manifest) or time.monotonic() > until:
+            now = time.monotonic()
+            until = until or now + bm25_files.PATIENCE
+            if manifests.unindexed(store_folder, manifest) or now > until:
                 raise
         time.sleep(0.05)
-        store = store.refresh()
+        manifest = manifests.load(store_folder)
 
 
 def origin_of(store_id: str) -> Origin:
@@ -320,18 +333,6 @@ def _behind(folder: Path, state: State, manifest: Manifest) -> str:
 def _command(unfinished: str) -> str:
     """What a manifest calls so."""
     return "store repair" if unfinished == "repair" else f"ingest {unfinished}".rstrip()
-
-
-def _read_all(folder: Path) -> None:
-    """Raises StoreCorruptError, StoreReadError."""
-    state = bm25_files.load(folder)
-    try:
-        with bm25_files.read_errors(folder, "opened"):
-            bm25_files.compare(folder, (state and state.files) or {})
-    except StoreCorruptError:
-        if bm25_files.load(folder) == state:
-            raise
-        _read_all(folder)  # a writer came between
 
 
 def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:

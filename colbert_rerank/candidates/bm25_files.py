@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreReadError, StoreWriteError
+from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreReadError, StoreWriteError
 from colbert_rerank.store import files, layout
 
 META = "meta.json"  # tantivy's list of segments
 MANAGED = ".managed.json"  # of all files that it made
 LOCK = ".tantivy-meta.lock"  # which it makes and takes whenever it opens an index
 
+PATIENCE = 2.0  # seconds in which most commits, with the merges that follow, come to their end
+
 # What is to be done where the index is damaged or lost.
 FILL_AGAIN = "the same `ingest` fills it anew, and encodes nothing twice"
+
+T = TypeVar("T")
 
 
 class State(NamedTuple):
@@ -97,6 +102,29 @@ def compare(folder: Path, known: Mapping[str, str]) -> None:
     for name, checksum in known.items():
         if _hash(folder / name) != checksum:
             raise ValueError(f"{name} is not as it was written")
+
+
+def read_whole(folder: Path, read: Callable[[State | None], T]) -> T:
+    """What ``read`` makes of the files of the index's state; again where a writer came between, and removed some.
+
+    Raises StoreCorruptError, StoreReadError; IndexBehindError where writers come between again and again.
+    """
+    until = 0.0
+    while True:
+        state = load(folder)
+        try:
+            with read_errors(folder, "opened"):
+                return read(state)
+        except StoreCorruptError:
+            if load(folder) == state:
+                raise
+        now = time.monotonic()
+        until = until or now + PATIENCE
+        if now > until:
+            raise IndexBehindError(
+                f"{folder}: the BM25 index cannot be read whole: other processes write to it all the time. Try again "
+                "in a moment"
+            )
 
 
 def _hash(path: Path) -> str:

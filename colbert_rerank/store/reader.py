@@ -90,16 +90,9 @@ class Store:
         if verify not in get_args(Verify):
             raise UsageError(f"verify={verify!r}: expected one of {', '.join(get_args(Verify))}")
         path = Path(folder)
-        manifest = manifests.load(path)
         while True:
-            try:
-                return Store(path, manifest, verify)
-            except StoreCorruptError:
-                # a writer may have merged segments away between the two reads; then there is a newer manifest
-                newer = manifests.load(path)
-                if newer.generation == manifest.generation:
-                    raise
-                manifest = newer
+            if (store := _opened(path, manifests.load(path), verify)) is not None:
+                return store
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,6 +102,12 @@ class Store:
         if manifests.load(self.folder).generation == self.manifest.generation:
             return self
         return Store.open(self.folder, verify=self.verify)
+
+    def at(self, manifest: Manifest) -> Store | None:
+        """The generation that ``manifest`` tells of; ``None`` where it has gone. Raises StoreCorruptError."""
+        if manifest.generation == self.manifest.generation:
+            return self
+        return _opened(self.folder, manifest, self.verify)
 
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
         return self.index.lookup(doc_ids)
@@ -170,6 +169,16 @@ class Store:
                 rows=rows,
                 posted=segment.entry.posted,
             )
+
+
+def _opened(folder: Path, manifest: Manifest, verify: Verify) -> Store | None:
+    """One generation; ``None`` where there is a newer one, for which a writer has merged segments of this one away."""
+    try:
+        return Store(folder, manifest, verify)
+    except StoreCorruptError:
+        if manifests.load(folder).generation == manifest.generation:
+            raise
+        return None
 
 
 def _codec(folder: Path, manifest: Manifest, name: str) -> Codec:

@@ -14,7 +14,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from colbert_rerank.candidates import bm25, bm25_files
 from colbert_rerank.candidates.bm25 import Bm25Index, origin_of
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreError, StoreMismatchError, StoreWriteError
 from colbert_rerank.store import Manifest
+from colbert_rerank.store import manifest as manifests
 from colbert_rerank.types import Origin, Query, ScoredDoc
 from tests.collection import documents, empty_manifest, queries, texts
 
@@ -597,6 +600,27 @@ def test_a_reader_overtaken_by_a_writer_opens_what_that_wrote(tmp_path: Path, mo
 
     monkeypatch.setattr(bm25_files, "compare", late)
     assert ids(Bm25Index.open_for(tmp_path, empty_manifest(content=1)), "whale") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("read", "content"), [(Bm25Index.open_for, 1), (Bm25Index.verify, 2)], ids=["opened", "verified"]
+)
+def test_a_reader_whom_writers_overtake_again_and_again_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, Manifest], object], content: int
+) -> None:
+    """An index that is behind is read by `verify` only."""
+    manifests.save(tmp_path, empty_manifest(content=content))
+    index = indexed(tmp_path, [[posted("a", "one fish"), posted("b", "two fish")]])
+    compare, turns = bm25_files.compare, count()
+
+    def late(*args: Any) -> None:
+        index.add([posted(doc_id, f"whale {next(turns)}") for doc_id in "ab"], 1)
+        compare(*args)
+
+    monkeypatch.setattr(bm25_files, "compare", late)
+    monkeypatch.setattr(bm25_files, "PATIENCE", 0.2)
+    with pytest.raises(IndexBehindError, match="other processes write to it all the time"):
+        read(tmp_path, manifests.load(tmp_path))
 
 
 # No index

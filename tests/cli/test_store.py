@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from colbert_rerank.candidates import bm25_files
 from colbert_rerank.store import Store, StoreWriter, layout
 from colbert_rerank.store import manifest as manifests
 from tests.cli.conftest import DOCUMENTS, Files
@@ -143,7 +144,8 @@ def test_the_first_stage_beside_it_is_looked_at(copy: Path) -> None:
     assert "BM25" in done.out
 
 
-def test_an_index_that_is_behind_is_not_damaged(copy: Path) -> None:
+def test_an_index_that_is_behind_is_not_damaged(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm25_files, "PATIENCE", 0)
     state, manifest = copy / "bm25" / "state.json", manifests.load(copy)
     manifests.save(copy, manifest.next(unfinished=("corpus.jsonl",)))
     state.write_text(json.dumps(json.loads(state.read_text()) | {"content": manifest.content - 1}))

@@ -49,7 +49,7 @@ def test_a_merge_between_the_manifest_and_its_files(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(manifests, "load", load_and_lose)
     stores.assert_holds(Store.open(tmp_path), FIRST | SECOND)
-    assert loads == 2
+    assert loads == 3, "to begin with, to see that there is a newer one, and that"
 
 
 def test_an_id_index_that_vanishes_with_its_generation_leads_to_the_newer_one(
