@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -142,5 +143,15 @@ def test_much_is_copied_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stores.make(tmp_path, [model], merge=False)
     monkeypatch.setattr(plane, "_MUCH", 0)
     monkeypatch.setattr(plane, "_THREADS", 3)
+    copy, threads = plane._copy, []
+
+    def counted(*args: Any) -> None:
+        threads.append(threading.current_thread())
+        copy(*args)
+
+    monkeypatch.setattr(plane, "_copy", counted)
     for asked in (list(model), [*list(model)[::-3], "none"], ["none"]):
+        threads.clear()
         stores.assert_holds(Store.open(tmp_path), model, asked)
+        assert len(threads) == 3
+        assert threading.main_thread() not in threads
