@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from colbert_rerank.candidates import bm25, bm25_files
+from colbert_rerank.candidates import bm25
 from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import (
@@ -28,6 +30,7 @@ from tests.collection import bm25_of, documents, ingested, queries
 from tests.store import stores
 from tests.store.test_bad_store import places
 
+ROOT = Path(__file__).parents[2]
 COUNT = 40
 
 
@@ -197,22 +200,31 @@ def test_compaction_lets_bm25_forget_what_has_gone(changed: Path, monkeypatch: p
     assert [(path, path.stat().st_mtime_ns) for path in sorted((changed / "bm25").iterdir())] == before
 
 
+# Compacts, and dies while tantivy commits, or when it has, and that could not be noted.
+DIE = """
+import os, sys
+from pathlib import Path
+from colbert_rerank.candidates import bm25, bm25_files
+from ingest import upkeep
+
+save = bm25_files.save
+if sys.argv[2] == "before":
+    bm25_files.save = lambda *state: (save(*state), os._exit(9))
+else:
+    bm25.Bm25Index._finish = lambda self, content: os._exit(9)
+upkeep.compact(Path(sys.argv[1]))
+"""
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_while_the_bm25_index_is_compacted(changed: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Before tantivy has committed, or after it, when that could not be noted."""
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = hits(changed)
-    with monkeypatch.context() as patch:
-        patch.setattr(bm25_files, "save", killed) if moment == "before" else patch.setattr(Bm25Index, "_finish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            upkeep.compact(changed)
-    if moment == "before":
-        assert hits(changed) == before
+def test_a_kill_while_the_bm25_index_is_compacted(changed: Path, moment: str) -> None:
+    died = subprocess.run([sys.executable, "-c", DIE, str(changed), moment], cwd=ROOT, check=False)
+    assert died.returncode == 9
+    with pytest.raises(IndexBehindError, match=r"unfinished, .*interrupted: `store delete` or `store compact`.*run it"):
+        hits(changed)
     upkeep.compact(changed)
     assert hits(changed) == hits(changed.with_name("fresh"))
+    assert len(ids_of(changed)) == COUNT - 10
 
 
 def test_a_tombstone_is_kept_while_it_is_needed(tmp_path: Path) -> None:
