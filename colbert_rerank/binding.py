@@ -6,6 +6,7 @@ Ids like "1" exist everywhere, and a wrong pair would be scored without a sound.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
@@ -41,30 +42,45 @@ def check_origin(store: Store, candidates: Index, *, allow_other_index: bool = F
 def check_copy(store: Store, index: Index, enough: int = ENOUGH) -> None:
     """Refuse an index that is no copy of the one the store was made from: ``enough`` of 20 sampled documents are equal.
 
-    Logs how many of them were equal: as a warning where not all were. Raises StoreMismatchError.
+    Of several indices behind one name that holds for each that is another one by now. Logs how many documents were
+    equal: as a warning where not all were. Raises StoreMismatchError.
     """
-    stored = _sample(store)
-    if len(stored) < min(SAMPLE, len(store)):
+    ids = store.index.ids()
+    for part in _replaced(store.manifest.origin, index.origin):
+        _check_part(store, index, [i for i in ids if i.startswith(part)], enough)
+
+
+def _check_part(store: Store, index: Index, ids: Sequence[str], enough: int) -> None:
+    stored = _sample(store, ids)
+    if len(stored) < min(SAMPLE, len(ids)):
         raise StoreMismatchError(
             f"{store.folder}: of too many of its documents it is not known what they were encoded from, to compare "
             f"them with {named(index.origin)}. Ingest into another folder; or, if its own index is there, `sync` first"
         )
-    ids = list(stored)
     recipe = store.manifest.recipe
-    equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(ids))
-    if equal * SAMPLE < enough * len(ids):
+    equal = sum(stored[d.doc_id] == content_hash(recipe.content(d.fields)) for d in index.fetch(list(stored)))
+    if equal * SAMPLE < enough * len(stored):
         raise StoreMismatchError(
-            f"{store.folder}: of {len(ids)} sampled documents only {equal} are in {named(index.origin)} with the text "
-            "they were encoded from: this is not a copy of the index the store was made from"
+            f"{store.folder}: of {len(stored)} sampled documents only {equal} are in {named(index.origin)} with the "
+            "text they were encoded from: this is not a copy of the index the store was made from"
         )
     outcome = (
-        f"{store.folder}: {equal} of {len(ids)} sampled documents have the text they were encoded from in "
+        f"{store.folder}: {equal} of {len(stored)} sampled documents have the text they were encoded from in "
         f"{named(index.origin)}"
     )
-    if equal < len(ids) and enough == ENOUGH:
+    if equal < len(stored) and enough == ENOUGH:
         _log.warning("%s; the others were changed or removed there since, and count with their old vectors", outcome)
     else:
         _log.info(outcome)
+
+
+def _replaced(ours: Origin | None, theirs: Origin | None) -> list[str]:
+    """How ids begin that are of an index of the same name and another UUID; of all, where no name is the same."""
+    if ours and theirs and ours.kind == theirs.kind == QUALIFIED:
+        before, now = _concrete(ours), _concrete(theirs)
+        if both := before.keys() & now.keys():
+            return [f"{name}/" for name in sorted(both) if before[name] != now[name]]
+    return [""]
 
 
 def same(a: Origin, b: Origin) -> bool:
@@ -109,12 +125,11 @@ def named(origin: Origin | None) -> str:
     return f"{kind} {origin.name!r} (uuid {origin.uuid})"
 
 
-def _sample(store: Store) -> dict[str, bytes]:
-    """Documents at even distances through the id index, which is in order of hash and so as good as drawn.
+def _sample(store: Store, ids: Sequence[str]) -> dict[str, bytes]:
+    """Documents at even distances through ``ids``, which are in order of hash and so as good as drawn.
 
     By id the hash of what each was encoded from; those of which it is not known are passed over.
     """
-    ids = store.index.ids()
     for drawn in (SAMPLE, DRAWN):
         some = ids[:: max(1, len(ids) // drawn)][:drawn]
         described = zip(some, store.describe(some), strict=True)

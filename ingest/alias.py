@@ -37,7 +37,8 @@ class Alias:
                 f"{', '.join(sorted(found)) or 'none'}), and only such a one can be switched"
             )
         ((self.index, body),) = found.items()
-        if properties := sorted(body["aliases"][name].keys() - {"is_write_index"}):
+        self._properties: dict[str, Any] = body["aliases"][name]
+        if properties := sorted(self._properties.keys() - {"is_write_index", "is_hidden"}):
             raise UsageError(
                 f"{server_url(client)}: the alias {name!r} has {' and '.join(properties)}, by which searches see other "
                 "documents than the index holds; only a plain alias can be switched"
@@ -59,7 +60,7 @@ class Alias:
             return False
         actions = [
             {"remove": {"index": self.index, "alias": self.name, "must_exist": True}},
-            {"add": {"index": index, "alias": self.name}},
+            {"add": {"index": index, "alias": self.name, **self._properties}},
         ]
         try:
             with translated(self._client, index=self.name):

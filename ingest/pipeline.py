@@ -33,6 +33,7 @@ from colbert_rerank.recipe import Recipe, content_hash, fields_hash
 from colbert_rerank.store import Manifest, Store, StoreWriter, layout, writing
 from colbert_rerank.store.unit import UNKNOWN, Unit
 from colbert_rerank.types import Document, Index
+from ingest import losses
 from ingest.admission import (
     ForeignIndex,
     check_encoder,
@@ -171,6 +172,7 @@ def ingest(
         if not report.refused and not report.owed:
             writer.mark_posted(*unposted)
         with report.timed("write"):
+            losses.settle(writer)
             writer.finish()
         if report.refused:
             raise BulkError(report.refused)

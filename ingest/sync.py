@@ -49,7 +49,7 @@ def audit(folder: Path, index: OpenSearchSource, *, allow_other_index: bool = Fa
     StoreError, OpenSearchError, and InputError for two documents of one id.
     """
     store = Store.open(folder)
-    held = _belonging(store, index, allow_other_index)
+    held = _belonging(store, index, allow_other_index, True)  # they are told to be orphaned
     index.refresh()
     comparison = Comparison(store, index, versions.load(folder, index.origin), numbered=held is not None)
     for _ in comparison.changed():
@@ -84,7 +84,7 @@ def sync(
         recipe = writer.manifest.recipe
         if recipe.pages:
             raise UsageError(f"{folder}: holds page images, which no index gives back. Run their `ingest` again")
-        held = _belonging(writer.store(), index, allow_other_index)
+        held = _belonging(writer.store(), index, allow_other_index, allow_deletions)
         if held is None:
             writer = opened.enter_context(staging(writer, index.origin, index_name or index.origin.name))
         noted = versions.load(folder, index.origin)
@@ -114,6 +114,9 @@ def sync(
         if not writer.manifest.complete:
             _begin(writer)
         writer.mark_posted(*(entry.file for entry in writer.manifest.segments))
+        if report.last.clean:  # the store holds what its index holds, whatever others were to bring
+            writer.forget(*writer.manifest.unfinished)
+            writer.extend(index.origin)
         writer.finish()
 
 
@@ -127,18 +130,20 @@ def check_kind(store: Store) -> None:
         )
 
 
-def _belonging(store: Store, index: OpenSearchSource, allowed: bool) -> Origin | None:
+def _belonging(store: Store, index: OpenSearchSource, allowed: bool, deletions: bool) -> Origin | None:
     """What the store belongs to, if that is ``index``; ``None`` where that is another one that may take its place.
 
-    Raises StoreMismatchError, and UsageError where the store belongs to other indices, too, that are there.
+    Raises StoreMismatchError, and, unless all of their documents may be deleted, UsageError where the store belongs to
+    other indices, too, that are there.
     """
     check_kind(store)
     held = store.manifest.origin
     if held and binding.same(held, index.origin):
-        if left := index.left_out(held):
+        if not deletions and (left := index.left_out(held)):
             raise UsageError(
                 f"{store.folder}: belongs to {', '.join(left)}, too, which {index.name!r} does not reach (or they are "
-                "closed), so that all of their documents would be deleted. Name a pattern of all of them, and open them"
+                "closed), so that all of their documents would be deleted. Name a pattern of all of them, and open "
+                "them; or, if they are to go, pass --allow-deletions"
             )
         return held
     if not allowed:

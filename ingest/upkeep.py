@@ -19,14 +19,15 @@ from colbert_rerank.errors import StoreCorruptError, StoreMismatchError
 from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewriting, writing
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
+from colbert_rerank.store.inspection import staged
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import OTHER_INDEX, Segment, blocks, is_index_of, map_segments, read_index, row_shapes
 from colbert_rerank.store.unit import id_bytes
 from colbert_rerank.types import BM25
+from ingest import losses
 
 SKETCH_AGAIN = "`store compact --sketches` makes sketches again"
-DAMAGED = "damaged"  # the folder for files that a repair has cut from
 
 
 @dataclass
@@ -39,10 +40,11 @@ class Deletion:
 
 @dataclass
 class Compaction:
-    """Bytes of the store's files before and after."""
+    """Bytes of the store's files before and after; and those of a generation for another index that was not ended."""
 
     before: int
     after: int
+    given_up: int = 0
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Repair:
     bm25: str = ""
     lost: list[str] = field(default_factory=list)
     unnamed: int = 0
+    accepted: list[str] = field(default_factory=list)
 
 
 def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
@@ -96,22 +99,26 @@ def compact(folder: Path, codec: str | None = None, sketches: str | None = None)
     """
     with rewriting(folder) as writer:
         before = writer.manifest.bytes
-        files.discard(folder / layout.NEXT)  # a generation that someone began, and did not end
+        given_up, _ = staged(folder, writer.manifest) or (0, "")
+        files.discard(folder / layout.NEXT)
         if index := _embedded_index(writer):
             follow(writer, index)
         writer.compact(codec, sketches)
         if index:
             with writer.changing():
                 index.compact(writer.manifest.recipe.text)
-        return Compaction(before, writer.manifest.bytes)
+        return Compaction(before, writer.manifest.bytes, given_up)
 
 
-def repair(folder: Path) -> Repair:
+def repair(folder: Path, *, accept_losses: bool = False) -> Repair:
     """Cut out what is damaged of the store in ``folder``; the documents that are sound stay.
 
     A damaged column is made again from the id index, where that repeats it to the bit (`Segment.mend`). Of another one
     that documents can do without nothing is known afterwards, as of a document's text, which the next ingest then
     encodes again. The BM25 index, damaged or lost, is only reported: it holds texts, which the store does not.
+
+    That documents are lost stays known until they are here again (`losses`), and that ingests were interrupted until
+    they are run to their end; with ``accept_losses`` both are forgotten.
 
     The files that it cuts from are kept in the folder ``damaged``, which is no part of the store. Raises
     StoreCorruptError where the manifest, or the vectors' codebook, is what is damaged, or the folder of all segments is
@@ -120,7 +127,6 @@ def repair(folder: Path) -> Repair:
     report = Repair()
     with rewriting(folder) as writer:
         report.unlisted = list(writer.swept)
-        files.discard(folder / layout.NEXT)  # a generation that was being made of what may be damaged: it is made anew
         _check_codebooks(writer, report)
         index = _sound_index(writer, report)
         entries = writer.manifest.segments
@@ -148,6 +154,8 @@ def repair(folder: Path) -> Repair:
             places = None
         if layout.SKETCHES in report.damages and writer.manifest.sketches:
             writer.drop_sketches()
+        if gone or report.damages:
+            files.discard(folder / layout.NEXT)  # a generation that was being made of what is damaged: it is made anew
         if gone:
             live = _live(len(entries), places, readable)
             report.unnamed = sum(mask.size for number, mask in gone.items() if number not in live)
@@ -162,11 +170,17 @@ def repair(folder: Path) -> Repair:
                 else None
                 for number, mask in gone.items()
             }
-            files.keep_aside([folder / layout.SEGMENTS / file for file in kept], folder / DAMAGED)
-            complete = writer.manifest.complete and not report.lost and not report.unnamed
+            files.keep_aside([folder / layout.SEGMENTS / file for file in kept], folder / losses.DAMAGED)
+            complete = not report.lost and not report.unnamed
+            if not complete:
+                losses.note(folder, report.lost, report.unnamed)
             writer.salvage(kept, buried, posted=not _embedded(writer.manifest), complete=complete)
         if index:
             follow(writer, index)
+        if accept_losses:
+            report.accepted = [*writer.manifest.unfinished]
+            writer.forget(*report.accepted)
+            losses.forget(folder)
         writer.finish()
     return report
 

@@ -35,8 +35,10 @@ FEW = 10_000  # vectors
 LENGTH_TOLERANCE = 1e-2  # of vectors of length 1, in half precision
 
 
-def train(name: str, sample: Matrix, rows: int) -> Codebook:
+def train(name: str, sample: Matrix, rows: int, option: str = "codec") -> Codebook:
     """The codebook of the residual codec ``name``, of a ``sample`` [n, dim] of a store's ``rows`` vectors.
+
+    ``option`` is what the commands choose it by.
 
     Raises UsageError without faiss.
     """
@@ -51,9 +53,11 @@ def train(name: str, sample: Matrix, rows: int) -> Codebook:
     if len(sample) < FEW:
         _log.warning(
             "the codebook of %s is learnt of %s vectors only, and stays as it is: what comes later may be coded badly. "
-            "For a large collection ingest with --codec float16, and then `store compact --codec %s`",
+            "Where much is to come, leave out --%s, and learn it of everything at the end: `store compact --%s %s`",
             name,
             f"{len(sample):,}",
+            option,
+            option,
             name,
         )
     count = max(1, min(centroid_count(rows), len(sample) // 4))

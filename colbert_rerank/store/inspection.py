@@ -50,15 +50,20 @@ def _ended(folder: Path, manifest: Manifest) -> str:
     return "complete" if manifest.complete else "with documents that are not known to be in the index"
 
 
-def _made_aside(store: Store) -> dict[str, Any]:
-    """Of a generation that is being made for another index, or was given up: `store compact` removes its files."""
+def staged(folder: Path, manifest: Manifest) -> tuple[int, str] | None:
+    """Of a generation that is being made for another index, or was left: its own bytes, and the index."""
     try:
-        aside = manifests.load(store.folder, layout.NEXT)
+        aside = manifests.load(folder, layout.NEXT)
     except StoreError:
-        return {}
-    own = [entry.bytes for entry in aside.segments if entry.file not in store.manifest.files]
-    index = aside.origin.name if aside.origin else ""
-    return {"made aside": f"{sum(own)} bytes for {index}, by `sync --switch`; `store compact` gives it up"}
+        return None
+    own = sum(entry.bytes for entry in aside.segments if entry.file not in manifest.files)
+    return own, aside.origin.name if aside.origin else ""
+
+
+def _made_aside(store: Store) -> dict[str, Any]:
+    if found := staged(store.folder, store.manifest):
+        return {"made aside": f"{found[0]} bytes for {found[1]}, by `sync --switch`; `store compact` gives it up"}
+    return {}
 
 
 def damages(folder: Path) -> list[str]:

@@ -84,8 +84,10 @@ def recode(parts: Sequence[Part], before: Codec, codecs: Mapping[str, Codec]) ->
 def sample(segments: Sequence[Segment], codec: Codec) -> npt.NDArray[np.float32]:
     """Vectors drawn from all segments, as many as a codebook learns of. Raises StoreCorruptError."""
     total = sum(segment.entry.rows for segment in segments)
-    # with replacement, for a permutation of all rows would take more memory than the sample
-    drawn = np.unique(np.random.default_rng(codebook.SEED).integers(0, max(1, total), codebook.sample_size(total)))
+    size, rng = codebook.sample_size(total), np.random.default_rng(codebook.SEED)
+    # with replacement where a permutation of all rows would take more memory than the sample
+    few = total < 4 * size
+    drawn = np.sort(rng.permutation(total)[:size]) if few else np.unique(rng.integers(0, total, size))
     taken: list[npt.NDArray[np.float32]] = []
     first = 0
     for segment in segments:

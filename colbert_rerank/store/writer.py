@@ -44,6 +44,8 @@ OTHERS = "another process is writing to this store; wait for it to end"
 
 _log = logging.getLogger(__name__)
 
+REPAIR = "repair"  # what a manifest calls it, of which documents are missing
+
 
 class StoreWriter:
     """A process that writes to a store. Every commit is durable when its call returns.
@@ -146,13 +148,22 @@ class StoreWriter:
             self._lost_index = self.manifest.index
 
     def begin(self, name: str = "") -> None:
-        """Note that an ingest of what is called ``name`` is under way; one that is alone forgets of those before it."""
+        """Note that an ingest of what is called ``name`` is under way.
+
+        It is noted until one of that name comes to its end: others do not bring what is missing of it.
+        """
         self.begun = name
         with self.changing():
             index = None if self.manifest.index == self._lost_index else self.manifest.index
-            others = () if self.alone else self.manifest.unfinished
-            unfinished = tuple(sorted({*others, name}))
+            unfinished = tuple(sorted({*self.manifest.unfinished, name}))
             self._save(self.manifest.next(unfinished=unfinished, index=index))
+
+    def forget(self, *names: str) -> None:
+        """Note that nothing is missing any more of what these ingests were to bring."""
+        with self.changing():
+            unfinished = tuple(name for name in self.manifest.unfinished if name not in names)
+            if unfinished != self.manifest.unfinished:
+                self._save(self.manifest.next(unfinished=unfinished))
 
     def share(self) -> None:
         """From now on others may write, too."""
@@ -197,9 +208,7 @@ class StoreWriter:
     def finish(self) -> None:
         """End what was begun; the last to do so merges small segments, writes the id index, and drops old files."""
         if self.begun is not None:
-            with self.changing():
-                unfinished = tuple(name for name in self.manifest.unfinished if name != self.begun)
-                self._save(self.manifest.next(unfinished=unfinished))
+            self.forget(self.begun)
         self.begun = None
         if not self.alone:
             self.lock.release()  # first: of two who end at the same moment, one then has it
@@ -286,7 +295,7 @@ class StoreWriter:
             rows, columns = tombstones.coded(codecs)
             segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
         content = self.manifest.content + bool(len(tombstones))
-        unfinished = self.manifest.unfinished if complete else tuple(sorted({*self.manifest.unfinished, "repair"}))
+        unfinished = self.manifest.unfinished if complete else tuple(sorted({*self.manifest.unfinished, REPAIR}))
         with self.changing():
             self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, unfinished=unfinished))
 
@@ -369,7 +378,8 @@ class StoreWriter:
                 if sample is None or not rows:
                     codec = codebook.blank(name, manifest.dim)
                 else:
-                    book = codebook.train(name, np.asarray(sample(), dtype=np.float32), rows)
+                    option = "sketches" if dataset == layout.SKETCHES else "codec"
+                    book = codebook.train(name, np.asarray(sample(), dtype=np.float32), rows, option)
                     entry = codebook.write(self.folder, self._name("codebook"), name, book)
                     manifest = replace(manifest, codebooks=(*manifest.codebooks, entry))
                     codec = Residual(name, book)

@@ -288,6 +288,12 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         posted=report.posted,
         bytes=sum(s.bytes for s in manifest.segments),
     )
+    if others := manifest.unfinished:
+        warn(
+            f"{store}: documents are still missing of {', '.join(map(repr, others))}: its ingest is under way, or was "
+            "interrupted. Run it to its end, or let `store repair --accept-losses` forget it",
+            unfinished=list(others),
+        )
     if report.updated:
         say(f"{report.updated:,} {_documents(report.updated)} of the same text with other fields, posted again")
     if owed := report.owed:

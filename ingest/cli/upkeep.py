@@ -9,7 +9,7 @@ import click
 
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
-from colbert_rerank.cli.output import output_options, say, warn
+from colbert_rerank.cli.output import notice, output_options, say, warn
 from colbert_rerank.cli.progress import working
 from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.types import CODECS
@@ -17,6 +17,7 @@ from colbert_rerank.types import CODECS
 _FOLDER = click.argument("folder", metavar="DIR", type=FOLDER)
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 SHOWN = 10  # names
+LOST = 3  # exit status: 1 is an error, 2 a wrong argument
 
 
 @click.command(cls=Command)
@@ -71,19 +72,27 @@ def compact(folder: Path, codec: str | None, sketches: str | None) -> None:
 
     with working(f"writing {folder}"):
         done = run(folder, codec, "" if sketches == "none" else sketches)
+    if done.given_up:
+        notice(
+            f"{folder}: {done.given_up:,} bytes are given up that a `sync --switch` had made and not brought to its end"
+        )
     say(f"{folder}: {done.before:,} bytes before, {done.after:,} now")
 
 
 @click.command(cls=Command)
 @_FOLDER
+@click.option(
+    "--accept-losses", is_flag=True, help="What was lost, or never brought by an interrupted ingest, is to be missing."
+)
 @_JSON
 @output_options
-def repair(folder: Path, as_json: bool) -> None:
+def repair(folder: Path, accept_losses: bool, as_json: bool) -> None:
     """Cut out what is damaged, and name what is lost with it.
 
     Documents whose vectors are sound stay. Ingest the lost ones again; with what was only forgotten of a document, such
-    as the hash of its text, the next ingest does that by itself. The exit status is 1 where ids are lost that no one
-    can name any more, and where the BM25 index is damaged or lost, which only the same ingest makes anew.
+    as the hash of its text, the next ingest does that by itself. Until they are there again the store is not complete.
+    The exit status is 3 where documents are lost; it is 1 where ids are lost that no one can name any more, and where
+    the BM25 index is damaged or lost, which only the same ingest makes anew.
 
     \b
     Examples:
@@ -95,7 +104,7 @@ def repair(folder: Path, as_json: bool) -> None:
     from ingest.upkeep import repair as run
 
     with working(f"reading {folder}"):
-        done = run(folder)
+        done = run(folder, accept_losses=accept_losses)
     if as_json:
         click.echo(json.dumps(vars(done), ensure_ascii=False))
     else:
@@ -112,6 +121,8 @@ def repair(folder: Path, as_json: bool) -> None:
             f"{folder}: up to {done.unnamed:,} documents are lost whose ids are lost as well, and of some an older "
             "version may be back. Ingest everything again: what is still here is not encoded twice"
         )
+    if done.accepted:
+        notice(f"{folder}: it counts as complete without what is missing of {', '.join(map(repr, done.accepted))}")
     if not done.damages and not done.bm25:
         say(f"{folder}: nothing is damaged")
     elif not done.lost:
@@ -123,6 +134,8 @@ def repair(folder: Path, as_json: bool) -> None:
             f"{folder}: its BM25 index is not repaired here. Remove {folder / BM25}, if it is there, and ingest again: "
             f"{FILL_AGAIN}"
         )
+    if done.lost:
+        click.get_current_context().exit(LOST)
 
 
 @click.command("import", cls=Command)

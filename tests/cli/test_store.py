@@ -219,13 +219,28 @@ def test_repair(copy: Path, files: Files) -> None:
     assert "nothing is damaged" in invoke("store", "repair", copy).check().err
     segment = stores.segment_files(copy)[0]
     stores.edit(segment, lambda data: data.__delitem__(slice(len(data) // 2, None)))
-    done = invoke("store", "repair", copy).check()
+    done = invoke("store", "repair", copy)
+    assert done.status == 3
     lost = ids_of(files.store)
     assert done.out.startswith(f"damaged {segment.name}: ")
     assert sorted(done.out.splitlines()[1:]) == [f"lost {doc_id}" for doc_id in lost]
     assert f"{len(lost)} documents are lost; ingest them again" in done.err
+    # they are missed, whatever else is ingested, until they are there
+    other = copy.with_name("other.jsonl")
+    other.write_text(json.dumps({"_id": "other", "text": "tides"}))
+    assert "still missing of 'repair'" in invoke("ingest", other, "--store", copy, "--model", files.model).check().err
+    assert "interrupted or under way: repair" in invoke("store", "info", copy).check().out
     invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
-    assert ids_of(copy) == lost
+    assert ids_of(copy) == sorted([*lost, "other"])
+    assert json.loads(invoke("store", "info", copy, "--json").check().out)["last ingest"] == "complete"
+
+
+def test_losses_can_be_accepted(copy: Path) -> None:
+    manifest = manifests.load(copy)
+    manifests.save(copy, manifest.next(unfinished=("a.jsonl", "repair")))
+    done = invoke("store", "repair", copy, "--accept-losses").check()
+    assert "counts as complete without what is missing of 'a.jsonl', 'repair'" in done.err
+    assert Store.open(copy).manifest.complete
 
 
 def test_repair_that_loses_nothing(copy: Path, files: Files) -> None:

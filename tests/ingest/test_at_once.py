@@ -102,7 +102,10 @@ def test_one_of_them_is_killed(whole: Victim, tmp_path: Path) -> None:
     store = Store.open(ingests[0].store)
     assert len(store) < DOCUMENTS
     assert store.manifest.unfinished == (ingests[0].source,)
+    ingests[1].finish()  # another one, that is alone, does not bring what is missing
+    assert Store.open(ingests[0].store).manifest.unfinished == (ingests[0].source,)
     at_once([ingests[0]])
+    assert Store.open(ingests[0].store).manifest.complete
     assert_same(ingests[0], Store.open(whole.store))
 
 

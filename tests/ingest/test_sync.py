@@ -400,10 +400,9 @@ def test_documents_of_indices_that_are_not_reached_are_not_deleted(
         return OpenSearchSource(client, name, qualified_ids=True)
 
     make_store(folder, source(f"{index_name}-*"), tiny_encoder)
-    for what in (sync.audit, in_step):
-        arguments = (tiny_encoder,) if what is in_step else ()
-        with pytest.raises(UsageError, match=f"belongs to {names[0]}, {names[1]}, too"):
-            what(folder, source(names[2]), *arguments)
+    assert len(sync.audit(folder, source(names[2])).orphaned) == 40
+    with pytest.raises(UsageError, match=rf"belongs to {names[0]}, {names[1]}, too.* pass --allow-deletions"):
+        in_step(folder, source(names[2]), tiny_encoder)
     assert call(opensearch_url, "POST", f"/{names[1]}/_close").status == 200
     with pytest.raises(UsageError, match=f"belongs to {names[1]}, too"):
         in_step(folder, source(f"{index_name}-*"), tiny_encoder)
@@ -411,6 +410,10 @@ def test_documents_of_indices_that_are_not_reached_are_not_deleted(
     assert call(opensearch_url, "DELETE", f"/{names[1]}").status == 200
     assert in_step(folder, source(f"{index_name}-*"), tiny_encoder, allow_deletions=True).buried == 20
     assert sync.audit(folder, source(f"{index_name}-*")).clean
+    assert in_step(folder, source(names[2]), tiny_encoder, allow_deletions=True).buried == 20  # it is to go
+    origin = Store.open(folder).manifest.origin
+    assert origin
+    assert origin.name == names[2]
 
 
 def test_an_alias_of_several_indices(
@@ -448,6 +451,29 @@ def test_what_a_document_was_encoded_from_may_be_unknown(
         binding.check_copy(Store.open(folder), index)
     assert in_step(folder, index, tiny_encoder).ingest.encoded == 60
     assert_clean(folder, index, tiny_encoder)
+
+
+def test_each_of_several_indices_is_compared_by_itself(
+    tmp_path: Path, opensearch_url: str, index_name: str, client: opensearchpy.OpenSearch, tiny_encoder: Encoder
+) -> None:
+    """One that was made again of other documents is not hidden by the many of the others."""
+    for part, ids in (("a", IDS[:50]), ("b", IDS[50:52])):
+        make_index(opensearch_url, f"{index_name}-{part}")
+        put_documents(opensearch_url, f"{index_name}-{part}", {i: TEXTS[i] for i in ids})
+
+    def source() -> OpenSearchSource:
+        return OpenSearchSource(client, f"{index_name}-*", qualified_ids=True)
+
+    store = make_store(tmp_path / "store", source(), tiny_encoder)
+    for text, message in (("another", "of 2 sampled documents only 0"), ("", "")):
+        assert call(opensearch_url, "DELETE", f"/{index_name}-b").status == 200
+        make_index(opensearch_url, f"{index_name}-b")
+        put_documents(opensearch_url, f"{index_name}-b", {i: {"text": text} if text else TEXTS[i] for i in IDS[50:52]})
+        if message:
+            with pytest.raises(StoreMismatchError, match=message):
+                binding.check_copy(store, source())
+        else:
+            binding.check_copy(store, source())
 
 
 def test_a_filtered_alias_of_several_indices(
@@ -580,7 +606,10 @@ def test_an_alias_that_was_switched_meanwhile(
         patched.setattr(client.indices, "update_aliases", twice(client.indices.update_aliases))
         assert alias.switch(f"{index_name}-blue")
     assert [*call(opensearch_url, "GET", f"/_alias/{name}").json()] == [f"{index_name}-blue"]
+    stand_for(f"{index_name}-blue", is_write_index=True)
     assert alias.switch(f"{index_name}-green")
+    found = call(opensearch_url, "GET", f"/_alias/{name}").json()
+    assert found == {f"{index_name}-green": {"aliases": {name: {"is_write_index": True}}}}
     stand_for(f"{index_name}-green", filter={"match_all": {}})
     with pytest.raises(UsageError, match="has filter, by which searches see other documents"):
         Alias(client, name)

@@ -25,7 +25,7 @@ from colbert_rerank.errors import (
 from colbert_rerank.store import Store, exchange, layout, writing
 from colbert_rerank.store.inspection import damages
 from colbert_rerank.types import Query, ScoredDoc
-from ingest import upkeep
+from ingest import losses, upkeep
 from tests.collection import bm25_of, documents, ingested, queries
 from tests.store import stores
 from tests.store.test_bad_store import places
@@ -452,7 +452,7 @@ def test_a_column_that_documents_can_do_without(
     stores.assert_holds(store, expected)
     assert damages(tmp_path) == []
     assert (store.manifest.complete, store.manifest.content) == (before.manifest.complete, before.manifest.content)
-    assert (tmp_path / upkeep.DAMAGED / file.name).exists()
+    assert (tmp_path / losses.DAMAGED / file.name).exists()
     assert upkeep.repair(tmp_path).damages == {}
 
 
@@ -634,7 +634,7 @@ def test_what_is_cut_from_is_kept_aside(folder: Path) -> None:
     damaged = path.read_bytes()
     upkeep.repair(folder)
     assert not path.exists()
-    assert (folder / upkeep.DAMAGED / path.name).read_bytes() == damaged
+    assert (folder / losses.DAMAGED / path.name).read_bytes() == damaged
 
 
 @pytest.mark.parametrize("codec", ["residual2", "int8"])
