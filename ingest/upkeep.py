@@ -191,6 +191,8 @@ def embedded_index(writer: StoreWriter) -> Bm25Index:
         manifest = writer.manifest
         index = Bm25Index.create_or_open(writer.folder, manifest, verify=writer.alone)  # else another has just done so
         behind = manifest.segments and index.content != manifest.content
+        if behind and index.content and all(s.posted for s in manifest.segments):
+            index.clear()  # an older copy: of what was deleted since no tombstone need be left
         if behind and (not index.content or all(s.posted for s in manifest.segments)):
             writer.rebind(index.origin)
     return index

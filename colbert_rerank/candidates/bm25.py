@@ -171,6 +171,11 @@ class Bm25Index:
             for doc_id, kept in self._all(before):
                 writer.add_document(_document(doc_id, text_of(json.loads(kept)), kept))
 
+    def clear(self) -> None:
+        """Let it hold nothing, as when it was made, durably."""
+        with self._writing(0) as writer:
+            writer.delete_documents_by_query(tantivy.Query.all_query())
+
     @contextmanager
     def _writing(self, content: int) -> Iterator[Any]:
         """A writer of tantivy's, whose work is committed at the end.
@@ -324,10 +329,9 @@ def _behind(folder: Path, state: State, manifest: Manifest) -> str:
             "ended; if not, run it again"
         )
     unfinished = ", unfinished" if state.files is None else ""
-    return (
-        f"{folder}: the BM25 index is behind the store (content {state.content}{unfinished}, the store has "
-        f"{manifest.content}); {why}"
-    )
+    same = state.content == manifest.content
+    numbers = unfinished if same else f" (content {state.content}{unfinished}, the store has {manifest.content})"
+    return f"{folder}: the BM25 index is behind the store{numbers}; {why}"
 
 
 def _command(unfinished: str) -> str:

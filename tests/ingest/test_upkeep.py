@@ -591,6 +591,23 @@ def test_what_is_lost_is_lost_to_the_bm25_index_too_and_ingested_again(folder: P
     assert ids_of(folder) == before
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_what_was_deleted_does_not_come_back_with_an_older_index(
+    folder: Path, tiny_encoder: Encoder, compacted: bool
+) -> None:
+    shutil.copytree(folder / "bm25", folder / "older")
+    gone, *left = documents(COUNT)
+    upkeep.delete(folder, [gone.doc_id])
+    if compacted:
+        upkeep.compact(folder)
+    shutil.rmtree(folder / "bm25")
+    (folder / "older").rename(folder / "bm25")
+    with pytest.raises(IndexBehindError, match=r"one of the two is a copy from another time"):
+        bm25_of(Store.open(folder))
+    ingested(folder, tiny_encoder, left)
+    assert ids_of(folder) == {document.doc_id for document in left}
+
+
 def test_without_a_manifest_nothing_is_repaired(folder: Path) -> None:
     flip(folder / layout.MANIFEST, 40)
     before = {p.name for p in (folder / layout.SEGMENTS).iterdir()}
