@@ -328,10 +328,10 @@ def _behind(folder: Path, state: State, manifest: Manifest) -> str:
             f"under way, or interrupted: {named}. If it is running, try again in a moment, at the latest when it has "
             "ended; if not, run it again"
         )
-    unfinished = ", unfinished" if state.files is None else ""
-    same = state.content == manifest.content
-    numbers = unfinished if same else f" (content {state.content}{unfinished}, the store has {manifest.content})"
-    return f"{folder}: the BM25 index is behind the store{numbers}; {why}"
+    come = f"content {state.content}" if state.files is not None else f"content {state.content}, unfinished"
+    if state.content == manifest.content and state.files is not None:
+        return f"{folder}: the BM25 index is behind the store; {why}"
+    return f"{folder}: the BM25 index is behind the store ({come}, the store has {manifest.content}); {why}"
 
 
 def _command(unfinished: str) -> str:
