@@ -23,8 +23,8 @@ from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, NonFiniteError, UsageError
-from colbert_rerank.maxsim import packed
-from colbert_rerank.store import Gathered, Store
+from colbert_rerank.maxsim import in_place, scores_of
+from colbert_rerank.store import Gathered, RowRanges, Store
 from colbert_rerank.store.codecs import encode
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 
@@ -203,20 +203,20 @@ class Reranker:
         """Scores [n] of documents by id; minus infinity where there are no vectors."""
         what = " sketches" if sketches else ""
         with self._timed(f"gather{what}"):
-            gathered = self.store.gather(ids, sketches=sketches)
+            read = self.store.ranges if in_place(str(self.encoder.device)) else self.store.gather
+            docs = read(ids, sketches=sketches)
         with self._timed(f"score{what}"):
             scores = np.full(len(ids), -np.inf)
-            scores[gathered.found] = self._maxsim(
-                Q, gathered, [i for i, f in zip(ids, gathered.found, strict=True) if f]
-            )
+            scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
         return scores
 
-    def _maxsim(self, Q: npt.NDArray[np.float32], docs: Gathered, ids: Sequence[str]) -> npt.NDArray[np.float64]:
+    def _maxsim(
+        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges, ids: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
         spec = self.encoder.checkpoint.spec
-        scores = packed.scores(
-            Q, docs.values, docs.offsets, str(self.encoder.device), spec.similarity, spec.aggregation, codec=docs.codec
-        )
-        bad = ~np.isfinite(scores) & (np.diff(docs.offsets) > 0)  # a document without rows scores minus infinity
+        scores = scores_of(Q, docs, str(self.encoder.device), spec.similarity, spec.aggregation)
+        rows = docs.counts if isinstance(docs, RowRanges) else np.diff(docs.offsets)
+        bad = ~np.isfinite(scores) & (rows > 0)  # a document without rows scores minus infinity
         if bad.any():
             raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
         return scores

@@ -20,7 +20,7 @@ from colbert_rerank.errors import InputError, MissingVectorsError, NonFiniteErro
 from colbert_rerank.maxsim import reference
 from colbert_rerank.recipe import Recipe, content_hash
 from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
-from colbert_rerank.store import Gathered, Store, writing
+from colbert_rerank.store import RowRanges, Store, writing
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from ingest.admission import new_manifest
 from ingest.upkeep import compact
@@ -255,15 +255,13 @@ def test_a_stored_document_without_rows_counts_as_one_without_vectors(
 def test_vectors_that_are_not_finite_name_their_document(
     store: Store, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    gather = Store.gather
-
-    def broken(self: Store, doc_ids: Sequence[str], *, sketches: bool = False) -> Gathered:
-        found = gather(self, doc_ids, sketches=sketches)
+    def broken(self: Store, doc_ids: Sequence[str], *, sketches: bool = False) -> RowRanges:
+        found = self.gather(doc_ids, sketches=sketches)
         place = [i for i, ok in zip(doc_ids, found.found, strict=True) if ok].index("d2")
         found.values[found.offsets[place] : found.offsets[place + 1]] = value
-        return found
+        return found.ranges
 
-    monkeypatch.setattr(Store, "gather", broken)
+    monkeypatch.setattr(Store, "ranges", broken)
     with pytest.raises(NonFiniteError, match="document 'd2': its vectors hold NaN or infinity"):
         Reranker(store, tiny_encoder).rerank("tides", [("unknown", 11.0), *FIRST])
 

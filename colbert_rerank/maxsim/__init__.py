@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.errors import NonFiniteError, UsageError
-from colbert_rerank.maxsim import packed
+from colbert_rerank.maxsim import native, packed
+from colbert_rerank.store.codecs import Floats
+from colbert_rerank.store.rows import Gathered, RowRanges
 
-__all__ = ["AGGREGATIONS", "SIMILARITIES", "maxsim"]
+__all__ = ["AGGREGATIONS", "SIMILARITIES", "in_place", "maxsim", "scores_of"]
 
 SIMILARITIES = ("cosine", "dot", "l2")
 AGGREGATIONS = ("sum", "mean")
@@ -44,12 +46,33 @@ def maxsim(
         raise UsageError(f"similarity {similarity!r} and aggregation {aggregation!r}: expected of {known}")
     if not np.isfinite(Q).all():
         raise NonFiniteError("the query's vectors hold NaN or infinity")
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        document = int(np.searchsorted(bounds, int(np.argmin(finite)), side="right")) - 1
+    codec = Floats(values.dtype.name, values.shape[1])
+    docs = Gathered(np.ones(bounds.size - 1, bool), np.ascontiguousarray(values), bounds, codec)
+    scores = scores_of(Q, docs, device, similarity, aggregation)
+    bad = ~np.isfinite(scores) & (np.diff(bounds) > 0)
+    if bad.any():
+        document = int(np.argmax(bad))
         name = repr(doc_ids[document]) if doc_ids is not None else f"number {document}"
         raise NonFiniteError(f"document {name}: its vectors hold NaN or infinity")
-    return packed.scores(Q, values, bounds, device, similarity, aggregation)
+    return scores
+
+
+def in_place(device: str) -> bool:
+    """Whether rows are scored where they lie: on a CPU, by the compiled kernel. Else they are gathered first."""
+    return device == "cpu" and bool(native.isas())
+
+
+def scores_of(
+    query: npt.NDArray[np.float32], docs: Gathered | RowRanges, device: str, similarity: str, aggregation: str
+) -> npt.NDArray[np.float64]:
+    """Scores [n] of one query [Lq, d] with the documents found, gathered unless `in_place`; not finite where a row is
+    not.
+    """
+    if isinstance(docs, RowRanges):
+        return native.scores(query, docs, similarity, aggregation)
+    if in_place(device):
+        return native.scores(query, docs.ranges, similarity, aggregation)
+    return packed.scores(query, docs.values, docs.offsets, device, similarity, aggregation, codec=docs.codec)
 
 
 def _check_shapes(Q: npt.NDArray[np.float32], values: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> None:

@@ -2,7 +2,8 @@
 
 from colbert_rerank.store.access import rewriting, staging, writing
 from colbert_rerank.store.manifest import Manifest
-from colbert_rerank.store.reader import Gathered, Store, Stored
+from colbert_rerank.store.reader import Store, Stored
+from colbert_rerank.store.rows import Gathered, RowRanges
 from colbert_rerank.store.writer import StoreWriter
 
-__all__ = ["Gathered", "Manifest", "Store", "StoreWriter", "Stored", "rewriting", "staging", "writing"]
+__all__ = ["Gathered", "Manifest", "RowRanges", "Store", "StoreWriter", "Stored", "rewriting", "staging", "writing"]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 
+SIGNS: Matrix = np.array([-1, 1], np.float32)  # what the bits of a binary row stand for
+
 _SCALE = 4  # bytes, a float32
 _CENTROID = 2  # bytes, a uint16
 _CHUNK = 4096  # rows encoded or decoded at once
@@ -123,7 +125,7 @@ class Binary:
         )
 
     def expand(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        _unpack(rows[:, :-_SCALE], 1, np.array([-1, 1], np.float32), out)
+        _unpack(rows[:, :-_SCALE], 1, SIGNS, out)
         return _floats(rows[:, -_SCALE:])
 
 
@@ -303,9 +305,13 @@ def _unpack(packed: torch.Tensor, bits: int, weights: Matrix, out: torch.Tensor)
 
 @lru_cache(maxsize=16)
 def _table(bits: int, weights: bytes, device: torch.device) -> torch.Tensor:
-    """What each of the 256 bytes stands for, [256, 8 / bits]."""
+    """`byte_table`, where it stays."""
     import torch
 
+    return torch.from_numpy(byte_table(bits, np.frombuffer(weights, np.float32))).to(device)
+
+
+def byte_table(bits: int, weights: Matrix) -> Matrix:
+    """What each of the 256 bytes stands for, [256, 8 / bits], where a code of ``bits`` bits stands for its weight."""
     codes = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).reshape(256, -1, bits)
-    numbers = codes @ (1 << np.arange(bits)[::-1])
-    return torch.from_numpy(np.frombuffer(weights, np.float32)[numbers]).to(device)
+    return weights[codes @ (1 << np.arange(bits)[::-1])]

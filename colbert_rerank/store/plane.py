@@ -41,19 +41,31 @@ class Plane:
         self._untouched = np.ones(int(self._first_blocks[-1]), dtype=bool)
         self._sums = sums if sums is not None and sums.shape == self._untouched.shape else None
 
+    @property
+    def values(self) -> Array:
+        """The rows of all segments [.., width], as they are mapped, and gaps between them that mean nothing."""
+        return self._region.values
+
+    def locate(
+        self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Where in `values` these spans begin, verified and, as far as may be, in memory. Raises StoreCorruptError."""
+        self._touch(segments, starts, counts)
+        return self._region.bases[segments] + starts
+
     def take(
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> Array:
         """The rows [sum of counts, width] of these spans, copied in one piece. Raises StoreCorruptError."""
-        self._touch(segments, starts, counts)
-        rows = ranges(self._region.bases[segments] + starts, counts)
-        taken = np.empty((rows.size, self._region.values.shape[1]), dtype=self._region.values.dtype)
+        values = self.values
+        rows = ranges(self.locate(segments, starts, counts), counts)
+        taken = np.empty((rows.size, values.shape[1]), dtype=values.dtype)
         if taken.nbytes < _MUCH:
-            _copy(self._region.values, rows, taken)
+            _copy(values, rows, taken)
         else:  # each thread waits for memory of its own; a pool that is kept would not outlive a fork
             with ThreadPoolExecutor(_THREADS) as pool:
                 parts = zip(np.array_split(rows, _THREADS), np.array_split(taken, _THREADS), strict=True)
-                list(pool.map(lambda part: _copy(self._region.values, *part), parts))
+                list(pool.map(lambda part: _copy(values, *part), parts))
         return taken
 
     def _touch(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -14,12 +13,13 @@ import numpy.typing as npt
 from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.store import codebook, layout
 from colbert_rerank.store import manifest as manifests
-from colbert_rerank.store.codecs import Codec, decode
+from colbert_rerank.store.codecs import Codec
 from colbert_rerank.store.coding import CHECKSUMS
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex, Locations
 from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.plane import Plane
+from colbert_rerank.store.rows import Gathered, RowRanges
 from colbert_rerank.store.segment import Segment, index_columns, index_fault, map_segments, read_index, row_shapes
 from colbert_rerank.store.unit import UNKNOWN, StoredRows
 
@@ -28,21 +28,13 @@ _log = logging.getLogger(__name__)
 Verify = Literal["touch", "open", "off"]
 
 
-class Gathered(NamedTuple):
-    """Token vectors of the documents that were found, packed in the order asked for, as ``codec`` has coded them.
-
-    ``found`` [n] over the ids asked for; ``values`` [sum T, width] and ``offsets`` [number found + 1] over those found.
-    """
+class _Spans(NamedTuple):
+    """Which ids were found, and of those the segments, and in these the rows."""
 
     found: npt.NDArray[np.bool_]
-    values: Array
-    offsets: npt.NDArray[np.int64]
-    codec: Codec
-
-    def matrices(self) -> list[npt.NDArray[np.float32]]:
-        """The vectors of each document found, [T, d] in float32."""
-        vectors = decode(self.codec, self.values)
-        return [vectors[start:end] for start, end in pairwise(self.offsets.tolist())]
+    segments: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
 
 
 class Stored(NamedTuple):
@@ -117,15 +109,30 @@ class Store:
 
         Raises StoreCorruptError; UsageError for sketches of a store that has none.
         """
+        plane, codec = self._plane(sketches)
+        found, segments, starts, counts = self._spans(doc_ids)
+        offsets = np.zeros(counts.size + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return Gathered(found, plane.take(segments, starts, counts), offsets, codec)
+
+    def ranges(self, doc_ids: Sequence[str], *, sketches: bool = False) -> RowRanges:
+        """Where the token vectors of ``doc_ids``, or their sketches, lie in the map: nothing is copied.
+
+        Raises as `gather` does.
+        """
+        plane, codec = self._plane(sketches)
+        found, segments, starts, counts = self._spans(doc_ids)
+        return RowRanges(found, plane.values, plane.locate(segments, starts, counts), counts, codec)
+
+    def _plane(self, sketches: bool) -> tuple[Plane, Codec]:
         codec = self.sketch_codec if sketches else self.codec
         if codec is None:
             raise UsageError(f"{self.folder}: this store has no sketches; `store compact --sketches CODEC` makes them")
+        return self._planes[layout.SKETCHES if sketches else layout.VALUES], codec
+
+    def _spans(self, doc_ids: Sequence[str]) -> _Spans:
         at = self.lookup(doc_ids)
-        segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
-        offsets = np.zeros(counts.size + 1, dtype=np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        plane = self._planes[layout.SKETCHES if sketches else layout.VALUES]
-        return Gathered(at.found, plane.take(segments, starts, counts), offsets, codec)
+        return _Spans(at.found, at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found])
 
     def stored_rows(self, doc_ids: Sequence[str]) -> list[StoredRows]:
         """What of documents that are here can be put into another unit as it is."""

@@ -1,0 +1,47 @@
+"""Documents' rows: where they lie in a store, or copied out of it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.store.codecs import Codec, decode
+from colbert_rerank.store.columns import Array
+
+
+class RowRanges(NamedTuple):
+    """Where the token vectors of the documents that were found lie among many more, as ``codec`` has coded them.
+
+    ``found`` [n] over the ids asked for; of those found, in the order asked for, number i has ``counts[i]`` rows of
+    ``values`` [.., width], from ``starts[i]`` on.
+    """
+
+    found: npt.NDArray[np.bool_]
+    values: Array
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    codec: Codec
+
+
+class Gathered(NamedTuple):
+    """Token vectors of the documents that were found, packed in the order asked for, as ``codec`` has coded them.
+
+    ``found`` [n] over the ids asked for; ``values`` [sum T, width] and ``offsets`` [number found + 1] over those found.
+    """
+
+    found: npt.NDArray[np.bool_]
+    values: Array
+    offsets: npt.NDArray[np.int64]
+    codec: Codec
+
+    @property
+    def ranges(self) -> RowRanges:
+        return RowRanges(self.found, self.values, self.offsets[:-1], np.diff(self.offsets), self.codec)
+
+    def matrices(self) -> list[npt.NDArray[np.float32]]:
+        """The vectors of each document found, [T, d] in float32."""
+        vectors = decode(self.codec, self.values)
+        return [vectors[start:end] for start, end in pairwise(self.offsets.tolist())]
