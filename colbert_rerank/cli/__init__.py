@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "model": ("colbert_rerank.cli.model", "model"),
     "store": ("colbert_rerank.cli.store", "store"),
+    "doctor": ("colbert_rerank.cli.doctor", "doctor"),
 }
 
 _KEPT = "interrupted; what was stored is kept, and the same command goes on from there"

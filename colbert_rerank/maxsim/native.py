@@ -138,9 +138,10 @@ def _coded(codec: Codec) -> _Coded:
         return _Coded(_INT8)
     if isinstance(codec, Binary):
         return _Coded(_CODES, byte_table(1, SIGNS), 1)
-    assert isinstance(codec, Residual)
-    book = codec.book
-    return _Coded(_CODES, byte_table(codec.bits, book.weights), codec.bits, book.unit_length, book.centroids)
+    if isinstance(codec, Residual):
+        book = codec.book
+        return _Coded(_CODES, byte_table(codec.bits, book.weights), codec.bits, book.unit_length, book.centroids)
+    raise TypeError(f"the kernel does not know the codec {codec.name!r}")
 
 
 def _steps(query: npt.NDArray[np.float32], tokens: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:

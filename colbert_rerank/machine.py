@@ -1,0 +1,54 @@
+"""What this machine has for re-ranking, and what would be of use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from colbert_rerank.maxsim import native
+
+# What an optional library is for, by its name among those that are installed.
+OPTIONAL = {
+    "boto3": "Amazon OpenSearch (--aws-region)",
+    "faiss-cpu": "codecs that learn centroids (--codec residual2)",
+    "ir_datasets": "collections by name (ir_datasets:ID)",
+    "onnxruntime": "queries encoded faster on a CPU (--query-backend onnx)",
+    "pypdfium2": "pages of PDF files",
+    "scipy": "token pooling (--pool-factor)",
+}
+
+
+def facts() -> dict[str, str]:
+    """By what each is called, as a person reads it."""
+    import torch
+
+    found = {
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "device": _device(),
+        "scoring on the CPU": _scoring(),
+    }
+    for name, purpose in OPTIONAL.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = f"not installed; it is for {purpose}"
+    return found
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return "mps" if torch.backends.mps.is_available() else "cpu; torch finds no GPU"
+
+
+def _scoring() -> str:
+    if isas := native.isas():
+        return f"compiled kernel, {isas[0]} (it could use {', '.join(isas)})"
+    return (
+        "by torch, more slowly: the kernel was not compiled. With a C compiler, install colbert-rerank from its source"
+    )
