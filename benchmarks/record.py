@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "h5py", "tantivy", "opensearch-py", "ir-measures")
+from colbert_rerank import machine
 
 
 def write(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:
@@ -19,23 +16,7 @@ def write(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:
 
 
 def environment() -> dict[str, Any]:
-    return {
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    return {**machine.environment(), "commit": _commit()}
 
 
 def _commit() -> str:

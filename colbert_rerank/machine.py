@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from colbert_rerank.maxsim import native
 
@@ -19,12 +21,43 @@ OPTIONAL = {
 }
 
 
+# What figures depend on.
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "h5py", "tantivy", "opensearch-py", "ir-measures")
+
+
+def environment() -> dict[str, Any]:
+    """What every measurement records beside its figures: the machine and the versions."""
+    return {
+        "machine": {
+            "processor": _processor(),
+            "cores": cores(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def facts() -> dict[str, str]:
     """By what each is called, as a person reads it."""
     import torch
 
     found = {
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}, {cores()} cores",
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "device": _device(),

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "model": ("colbert_rerank.cli.model", "model"),
     "store": ("colbert_rerank.cli.store", "store"),
+    "bench": ("colbert_rerank.cli.bench", "bench"),
     "doctor": ("colbert_rerank.cli.doctor", "doctor"),
 }
 
