@@ -273,6 +273,7 @@ def _kept(report: IngestReport) -> str:
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
     """Say what an ingest did: counts, what was cut or left out, and where the time went."""
     from colbert_rerank.store import Store
+    from colbert_rerank.store.writer import REPAIR
 
     # while another ingest goes on there is no index yet that would say it
     documents = manifest.index.documents if manifest.index else len(Store.open(store))
@@ -289,9 +290,14 @@ def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
         bytes=sum(s.bytes for s in manifest.segments),
     )
     if others := manifest.unfinished:
+        missing = [
+            "what a repair lost is not here again: ingest it"
+            if name == REPAIR
+            else f"an ingest of {name!r} is under way, or was interrupted: run it to its end"
+            for name in others
+        ]
         warn(
-            f"{store}: documents are still missing of {', '.join(map(repr, others))}: its ingest is under way, or was "
-            "interrupted. Run it to its end, or let `store repair --accept-losses` forget it",
+            f"{store}: not complete. {'; '.join(missing)}. If that is to be missing: `store repair --accept-losses`",
             unfinished=list(others),
         )
     if report.updated:

@@ -228,7 +228,10 @@ def test_repair(copy: Path, files: Files) -> None:
     # they are missed, whatever else is ingested, until they are there
     other = copy.with_name("other.jsonl")
     other.write_text(json.dumps({"_id": "other", "text": "tides"}))
-    assert "still missing of 'repair'" in invoke("ingest", other, "--store", copy, "--model", files.model).check().err
+    assert (
+        "what a repair lost is not here again"
+        in invoke("ingest", other, "--store", copy, "--model", files.model).check().err
+    )
     assert "interrupted or under way: repair" in invoke("store", "info", copy).check().out
     invoke("ingest", files.corpus, "--store", copy, "--model", files.model).check()
     assert ids_of(copy) == sorted([*lost, "other"])
