@@ -215,8 +215,7 @@ class Reranker:
     ) -> npt.NDArray[np.float64]:
         spec = self.encoder.checkpoint.spec
         scores = scores_of(Q, docs, str(self.encoder.device), spec.similarity, spec.aggregation)
-        rows = docs.counts if isinstance(docs, RowRanges) else np.diff(docs.offsets)
-        bad = ~np.isfinite(scores) & (rows > 0)  # a document without rows scores minus infinity
+        bad = ~np.isfinite(scores) & (docs.counts > 0)  # a document without rows scores minus infinity
         if bad.any():
             raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
         return scores

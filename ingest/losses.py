@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colbert_rerank.store import StoreWriter, files
-from colbert_rerank.store.writer import REPAIR
+from colbert_rerank.store.manifest import REPAIR
 
 DAMAGED = "damaged"  # the folder
 LOST = "lost.json"
@@ -21,7 +21,7 @@ def note(folder: Path, doc_ids: Sequence[str], unnamed: int) -> None:
     """Add to what is lost. Raises StoreWriteError."""
     known, before = _noted(folder) or ([], 0)
     text = json.dumps({"ids": [*dict.fromkeys([*known, *doc_ids])], "unnamed": before + unnamed}, ensure_ascii=False)
-    files.write_whole(folder / DAMAGED / LOST, lambda path: _write(path, text))
+    files.write_text(folder / DAMAGED / LOST, text)
 
 
 def forget(folder: Path) -> None:
@@ -44,7 +44,3 @@ def _noted(folder: Path) -> tuple[list[str], int] | None:
         return [str(doc_id) for doc_id in data["ids"]], int(data["unnamed"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

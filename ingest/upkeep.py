@@ -20,11 +20,9 @@ from colbert_rerank.store import StoreWriter, codebook, files, ids, layout, rewr
 from colbert_rerank.store.columns import Array
 from colbert_rerank.store.ids import IdIndex
 from colbert_rerank.store.inspection import staged
-from colbert_rerank.store.manifest import Manifest
 from colbert_rerank.store.merge import Part
 from colbert_rerank.store.segment import OTHER_INDEX, Segment, blocks, is_index_of, map_segments, read_index, row_shapes
 from colbert_rerank.store.unit import id_bytes
-from colbert_rerank.types import BM25
 from ingest import losses
 
 SKETCH_AGAIN = "`store compact --sketches` makes sketches again"
@@ -83,7 +81,7 @@ def delete(folder: Path, doc_ids: Iterable[str]) -> Deletion:
                 id_bytes(doc_id)  # what cannot be an id is a slip, and not a document that has gone already
                 report.unknown.append(doc_id)
         if len(unit):
-            writer.commit(unit, posted=not _embedded(writer.manifest))
+            writer.commit(unit, posted=not writer.manifest.embedded)
         if index:
             follow(writer, index)
         writer.finish()
@@ -174,7 +172,7 @@ def repair(folder: Path, *, accept_losses: bool = False) -> Repair:
             complete = not report.lost and not report.unnamed
             if not complete:
                 losses.note(folder, report.lost, report.unnamed)
-            writer.salvage(kept, buried, posted=not _embedded(writer.manifest), complete=complete)
+            writer.salvage(kept, buried, posted=not writer.manifest.embedded, complete=complete)
         if index:
             follow(writer, index)
         if accept_losses:
@@ -193,7 +191,7 @@ def embedded_index(writer: StoreWriter) -> Bm25Index:
         behind = manifest.segments and index.content != manifest.content
         if behind and index.content and all(s.posted for s in manifest.segments):
             index.clear()  # an older copy: of what was deleted since no tombstone need be left
-        if behind and (not index.content or all(s.posted for s in manifest.segments)):
+        if behind and not index.content:
             writer.rebind(index.origin)
     return index
 
@@ -231,7 +229,7 @@ def _embedded_index(writer: StoreWriter) -> Bm25Index | None:
 
     Raises StoreCorruptError, StoreMismatchError.
     """
-    if not _embedded(writer.manifest) or not (writer.folder / layout.BM25 / layout.BM25_STATE).exists():
+    if not writer.manifest.embedded or not (writer.folder / layout.BM25 / layout.BM25_STATE).exists():
         return None
     return embedded_index(writer)
 
@@ -244,7 +242,7 @@ def _sound_index(writer: StoreWriter, report: Repair) -> Bm25Index | None:
         report.bm25 = str(error)
         return None
     # beside a store that was imported there is none yet
-    if index is None and _embedded(writer.manifest) and any(entry.posted for entry in writer.manifest.segments):
+    if index is None and writer.manifest.embedded and any(entry.posted for entry in writer.manifest.segments):
         report.bm25 = f"it is lost: {FILL_AGAIN}"
     return index
 
@@ -262,10 +260,6 @@ def _check_codebooks(writer: StoreWriter, report: Repair) -> None:
                 ) from None
             report.damages[book.file] = f"{_reason(error)}. The sketches are dropped. {SKETCH_AGAIN}"
             writer.drop_sketches()
-
-
-def _embedded(manifest: Manifest) -> bool:
-    return manifest.origin is not None and manifest.origin.kind == BM25
 
 
 def _places(writer: StoreWriter, report: Repair) -> dict[str, Array] | None:

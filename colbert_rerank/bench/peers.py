@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -33,7 +32,6 @@ class Peer:
     """A process of a library; ends with its ``with`` block. Raises PeerMissingError where the library does not run."""
 
     def __init__(self, name: str, python: str, vectors: Path, query: Path, tokens: int, threads: int) -> None:
-        self.name = name
         self._errors = (vectors.parent / f"{name}.stderr").open("w+", encoding="utf-8")
         counted = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         command = [python, peer.__file__, name, str(vectors), str(query), str(tokens), str(threads)]
@@ -84,7 +82,3 @@ class Peer:
     def _read(self) -> object:
         line = self._process.stdout.readline() if self._process.stdout else ""
         return json.loads(line) if line.startswith(("{", '"')) else None
-
-
-def default_python() -> str:
-    return sys.executable

@@ -336,7 +336,7 @@ def _behind(folder: Path, state: State, manifest: Manifest) -> str:
 
 def _command(unfinished: str) -> str:
     """What a manifest calls so."""
-    return "store repair" if unfinished == "repair" else f"ingest {unfinished}".rstrip()
+    return "store repair" if unfinished == manifests.REPAIR else f"ingest {unfinished}".rstrip()
 
 
 def _open_elsewhere(folder: Path, names: Iterable[str]) -> tantivy.Index:

@@ -59,7 +59,7 @@ def load(folder: Path) -> State | None:
 def save(folder: Path, state: State) -> None:
     """Let ``state`` be what the index says of itself, durably. Raises StoreWriteError."""
     text = json.dumps({**state._asdict(), "checksum": _checksum(state)})
-    files.write_whole(folder / layout.BM25_STATE, lambda path: _write(path, text))
+    files.write_text(folder / layout.BM25_STATE, text)
 
 
 def _checksum(state: State) -> str | None:
@@ -168,7 +168,3 @@ def write_errors(folder: Path) -> Iterator[None]:
 def _is_panic(error: BaseException) -> bool:
     """A panic is no Exception, and its class can be imported from nowhere."""
     return type(error).__module__ == "pyo3_runtime"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -38,9 +39,9 @@ def bench(file: Path | None, k: int, repeats: int, peers: tuple[str, ...], work:
       colbert-rerank bench --peer pylate=other-venv/bin/python --json bench.json
     """
     from colbert_rerank.bench import measure
-    from colbert_rerank.bench.peers import LABELS, default_python
+    from colbert_rerank.bench.peers import LABELS
 
-    pythons = dict.fromkeys(LABELS, default_python())
+    pythons = dict.fromkeys(LABELS, sys.executable)
     for peer in peers:
         name, equals, python = peer.partition("=")
         if not equals or name not in LABELS:

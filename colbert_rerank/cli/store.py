@@ -109,10 +109,9 @@ def _verify_first_stage(folder: Path) -> None:
     """Read the BM25 index beside the store, if there is one. Raises as `Bm25Index.verify` does."""
     from colbert_rerank.candidates.bm25 import Bm25Index
     from colbert_rerank.store import manifest as manifests
-    from colbert_rerank.types import BM25
 
     manifest = manifests.load(folder)
-    if manifest.origin and manifest.origin.kind == BM25:
+    if manifest.embedded:
         Bm25Index.verify(folder, manifest)
 
 

@@ -49,7 +49,7 @@ def maxsim(
     codec = Floats(values.dtype.name, values.shape[1])
     docs = Gathered(np.ones(bounds.size - 1, bool), np.ascontiguousarray(values), bounds, codec)
     scores = scores_of(Q, docs, device, similarity, aggregation)
-    bad = ~np.isfinite(scores) & (np.diff(bounds) > 0)
+    bad = ~np.isfinite(scores) & (docs.counts > 0)
     if bad.any():
         document = int(np.argmax(bad))
         name = repr(doc_ids[document]) if doc_ids is not None else f"number {document}"

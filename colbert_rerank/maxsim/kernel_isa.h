@@ -1,5 +1,7 @@
 /* The kernel for one instruction set: ISA, LANES numbers in a vector, ROWS rows in a block, TARGET for the compiler. */
 
+_Static_assert(GROUP % (2 * LANES) == 0, "a block is multiplied with 2 LANES tokens at once");
+
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
 #define FLOATS NAME(floats)

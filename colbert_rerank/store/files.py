@@ -32,6 +32,15 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
         _sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """The same with a text as UTF-8."""
+    write_whole(path, lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 def make_folder(path: Path) -> None:
     """Make ``path`` and the folders above it that are not there yet, durably."""
     with write_errors(path):

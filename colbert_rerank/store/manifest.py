@@ -16,6 +16,8 @@ from colbert_rerank.recipe import RARE, Recipe
 from colbert_rerank.store import files, layout
 from colbert_rerank.types import BM25, CODECS, RESIDUALS, Origin
 
+REPAIR = "repair"  # the name among those unfinished, where a repair has lost documents
+
 # What stands in the place of the checksum while it is taken.
 _BLANK = "0" * 16
 
@@ -88,6 +90,11 @@ class Manifest:
     def complete(self) -> bool:
         """All ingests came to their end, as far as is known, and the first stage's index has all that is here."""
         return not self.unfinished and all(segment.posted for segment in self.segments)
+
+    @property
+    def embedded(self) -> bool:
+        """Its first stage is the BM25 index beside it."""
+        return self.origin is not None and self.origin.kind == BM25
 
     @property
     def none_posted(self) -> bool:
@@ -216,8 +223,7 @@ def _check_values(manifest: Manifest) -> None:
 
 def unindexed(folder: Path, manifest: Manifest) -> bool:
     """Whether the store in ``folder`` is to have a BM25 index beside it that was not made yet, as after an import."""
-    embedded = manifest.origin is not None and manifest.origin.kind == BM25
-    return embedded and manifest.none_posted and not (folder / layout.BM25 / layout.BM25_STATE).exists()
+    return manifest.embedded and manifest.none_posted and not (folder / layout.BM25 / layout.BM25_STATE).exists()
 
 
 def listed_files(folder: Path) -> set[str]:
@@ -238,11 +244,7 @@ def save(folder: Path, manifest: Manifest, name: str = layout.MANIFEST) -> None:
     data["checksum"] = _BLANK  # the first key in order, so its digits are the first in the file
     blank = json.dumps(data, indent=1, sort_keys=True) + "\n"
     text = blank.replace(_BLANK, _checksum(blank.encode("ascii")), 1)
-    files.write_whole(folder / name, lambda path: _write(path, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="ascii")
+    files.write_text(folder / name, text)
 
 
 def _checksum(blank: bytes) -> str:

@@ -38,8 +38,12 @@ class Gathered(NamedTuple):
     codec: Codec
 
     @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    @property
     def ranges(self) -> RowRanges:
-        return RowRanges(self.found, self.values, self.offsets[:-1], np.diff(self.offsets), self.codec)
+        return RowRanges(self.found, self.values, self.offsets[:-1], self.counts, self.codec)
 
     def matrices(self) -> list[npt.NDArray[np.float32]]:
         """The vectors of each document found, [T, d] in float32."""

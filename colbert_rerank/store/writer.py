@@ -44,8 +44,6 @@ OTHERS = "another process is writing to this store; wait for it to end"
 
 _log = logging.getLogger(__name__)
 
-REPAIR = "repair"  # what a manifest calls it, of which documents are missing
-
 
 class StoreWriter:
     """A process that writes to a store. Every commit is durable when its call returns.
@@ -295,7 +293,9 @@ class StoreWriter:
             rows, columns = tombstones.coded(codecs)
             segments.append(replace(segment.write(self.folder, self._name(), columns, rows), posted=posted))
         content = self.manifest.content + bool(len(tombstones))
-        unfinished = self.manifest.unfinished if complete else tuple(sorted({*self.manifest.unfinished, REPAIR}))
+        unfinished = (
+            self.manifest.unfinished if complete else tuple(sorted({*self.manifest.unfinished, manifests.REPAIR}))
+        )
         with self.changing():
             self._save(self.manifest.next(segments=tuple(segments), content=content, index=None, unfinished=unfinished))
 

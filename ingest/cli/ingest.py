@@ -273,7 +273,7 @@ def _kept(report: IngestReport) -> str:
 def describe(report: IngestReport, manifest: Manifest, store: Path) -> None:
     """Say what an ingest did: counts, what was cut or left out, and where the time went."""
     from colbert_rerank.store import Store
-    from colbert_rerank.store.writer import REPAIR
+    from colbert_rerank.store.manifest import REPAIR
 
     # while another ingest goes on there is no index yet that would say it
     documents = manifest.index.documents if manifest.index else len(Store.open(store))
