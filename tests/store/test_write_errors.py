@@ -18,7 +18,6 @@ import pytest
 
 from colbert_rerank.errors import NonFiniteError, StoreWriteError, UsageError
 from colbert_rerank.store import Store, columns, files, layout, writing
-from colbert_rerank.store import manifest as manifests
 from colbert_rerank.store.unit import Unit
 from colbert_rerank.types import FLOATS
 from ingest import upkeep
@@ -255,7 +254,7 @@ class Injection:
         (os, "fsync", 1, False),
         (Path, "replace", 1, False),
         (os, "fsync", 2, False),
-        (manifests, "_write", 1, False),
+        (files, "_write", 1, False),
         (os, "fsync", 3, False),
         (Path, "replace", 2, False),
         (os, "fsync", 4, True),
