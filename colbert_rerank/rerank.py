@@ -7,11 +7,9 @@ they have; ties go by document id descending, as trec_eval reads a run.
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -22,17 +20,15 @@ import numpy.typing as npt
 from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, NonFiniteError, UsageError
-from colbert_rerank.maxsim import in_place, scores_of
-from colbert_rerank.store import Gathered, RowRanges, Store
-from colbert_rerank.store.codecs import encode
+from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, UsageError
+from colbert_rerank.report import Report
+from colbert_rerank.scoring import UNSCORED_STEP, Scorer
+from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 
 DECIMALS = 6
 # Below the lowest scored document, in first-stage order: finite, and apart at the printed precision.
 UNSCORED_GAP = 1.0
-UNSCORED_STEP = 0.001
-TIMES_KEPT = 100_000  # of each stage; a re-ranker may live for months
 
 Missing = Literal["first_stage", "encode", "drop", "error"]
 Fetch = Callable[[Sequence[str]], Iterable[Document]]
@@ -44,23 +40,6 @@ class Ranking(NamedTuple):
     query: Query
     first_stage: list[ScoredDoc]
     ranked: list[ScoredDoc]
-
-
-@dataclass
-class Report:
-    """What a re-ranker has done so far: counts, and seconds by stage."""
-
-    queries: int = 0
-    empty: int = 0  # queries without a single candidate
-    candidates: int = 0
-    scored: int = 0
-    truncated_queries: int = 0
-    missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
-    seconds: dict[str, deque[float]] = field(default_factory=dict)  # stage -> the last queries' times
-
-    def mean_ms(self) -> dict[str, float]:
-        """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""
-        return {stage: 1000 * statistics.fmean(times) for stage, times in self.seconds.items() if times}
 
 
 class Reranker:
@@ -117,6 +96,7 @@ class Reranker:
         self.interpolate = interpolate
         self.rescore = rescore
         self.report = Report()
+        self._scorer = Scorer(store, str(encoder.device), encoder.checkpoint.spec, self.report)
 
     @staticmethod
     def open(
@@ -167,7 +147,7 @@ class Reranker:
             _check_text(query)
         found = candidates.search(queries, k)
         for query in queries:
-            with self._timed("candidates"):
+            with self.report.timed("candidates"):
                 first_stage = next(found)
             yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch))
 
@@ -180,45 +160,16 @@ class Reranker:
         if not ids:
             self.report.empty += 1
             return []
-        with self._timed("encode"):
+        with self.report.timed("encode"):
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
-        if self.rescore is None:
-            scores = self._scored(Q, ids)
-        else:
-            scores = self._scored(Q, ids, sketches=True)
-            best = np.argsort(-scores, kind="stable")[: self.rescore]
-            exact = self._scored(Q, [ids[i] for i in best.tolist()])
-            scores = _above(scores, best, exact)
+        scores = self._scorer.scores(Q, ids) if self.rescore is None else self._scorer.cascade(Q, ids, self.rescore)
         unscored = np.flatnonzero(np.isneginf(scores))
         if unscored.size:
             self._supply(Q, query, ids, unscored, scores, fetch)
-        with self._timed("order"):
+        with self.report.timed("order"):
             return self._order(query, first_stage, scores)
-
-    def _scored(
-        self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
-    ) -> npt.NDArray[np.float64]:
-        """Scores [n] of documents by id; minus infinity where there are no vectors."""
-        what = " sketches" if sketches else ""
-        with self._timed(f"gather{what}"):
-            read = self.store.ranges if in_place(str(self.encoder.device)) else self.store.gather
-            docs = read(ids, sketches=sketches)
-        with self._timed(f"score{what}"):
-            scores = np.full(len(ids), -np.inf)
-            scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
-        return scores
-
-    def _maxsim(
-        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges, ids: Sequence[str]
-    ) -> npt.NDArray[np.float64]:
-        spec = self.encoder.checkpoint.spec
-        scores = scores_of(Q, docs, str(self.encoder.device), spec.similarity, spec.aggregation)
-        bad = ~np.isfinite(scores) & (docs.counts > 0)  # a document without rows scores minus infinity
-        if bad.any():
-            raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
-        return scores
 
     def _supply(
         self,
@@ -239,13 +190,11 @@ class Reranker:
         if self.missing == "encode":
             if fetch is None:
                 raise UsageError("missing='encode' needs the candidates' texts: pass fetch, or choose another policy")
-            with self._timed("encode_missing"):
+            with self.report.timed("encode_missing"):
                 encoded = self._encode(fetch(names))
             for i in unscored.tolist():
                 if ids[i] in encoded:
-                    rows, codec = encode(self.store.codec, encoded[ids[i]]), self.store.codec
-                    one = Gathered(np.ones(1, dtype=bool), rows, np.array([0, len(rows)]), codec)
-                    scores[i] = self._maxsim(Q, one, [ids[i]])[0]
+                    scores[i] = self._scorer.of_vectors(Q, ids[i], encoded[ids[i]])
             self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
         left = int(np.isneginf(scores).sum())
         self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
@@ -280,9 +229,6 @@ class Reranker:
                 ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score, scored=False))
         return ranked
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.report.seconds.setdefault(stage, deque(maxlen=TIMES_KEPT)))
-
 
 def encoder_of(
     store: Store,
@@ -314,17 +260,6 @@ def rounded_score(score: float) -> float:
     Of two scores that trec_eval would take for equal, none is printed as the greater.
     """
     return round(float(np.float32(score)), DECIMALS) + 0.0  # + 0.0: no minus zero
-
-
-class _Timer:
-    def __init__(self, times: deque[float]) -> None:
-        self._times = times
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._times.append(time.perf_counter() - self._start)
 
 
 def _named(query: Query) -> str:
@@ -362,21 +297,6 @@ def _check_candidates(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
     ids = Counter(c.doc_id for c in first_stage)
     if len(ids) < len(first_stage):
         raise InputError(f"{_named(query)}: candidate {ids.most_common(1)[0][0]!r} is given twice")
-
-
-def _above(
-    scores: npt.NDArray[np.float64], best: npt.NDArray[np.int64], exact: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """``scores`` with the ``exact`` ones of the ``best``, and all others moved below these, if they are not."""
-    final = scores.copy()
-    final[best] = exact
-    others = np.ones(scores.size, dtype=bool)
-    others[best] = False
-    others &= np.isfinite(scores)
-    if others.any():
-        overlap = scores[others].max() + UNSCORED_STEP - exact[np.isfinite(exact)].min()
-        final[others] -= max(0.0, overlap)
-    return final
 
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

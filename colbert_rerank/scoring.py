@@ -1,0 +1,81 @@
+"""Scores of a store's documents by id: their vectors read, and MaxSim taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.errors import NonFiniteError
+from colbert_rerank.maxsim import in_place, scores_of
+from colbert_rerank.report import Report
+from colbert_rerank.store import Gathered, RowRanges, Store
+from colbert_rerank.store.codecs import encode
+
+# Between documents whose scores are of different kinds: the printed precision tells them apart.
+UNSCORED_STEP = 0.001
+
+
+class Scorer:
+    """A store and a device. Its times go to ``report``."""
+
+    def __init__(self, store: Store, device: str, spec: EncoderSpec, report: Report) -> None:
+        self.store = store
+        self._device = device
+        self._similarity = spec.similarity
+        self._aggregation = spec.aggregation
+        self._report = report
+
+    def scores(
+        self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Scores [n] of documents by id with a query [Lq, d]; minus infinity where there are no vectors.
+
+        Raises NonFiniteError and StoreCorruptError.
+        """
+        what = " sketches" if sketches else ""
+        with self._report.timed(f"gather{what}"):
+            read = self.store.ranges if in_place(self._device) else self.store.gather
+            docs = read(ids, sketches=sketches)
+        with self._report.timed(f"score{what}"):
+            scores = np.full(len(ids), -np.inf)
+            scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
+        return scores
+
+    def cascade(self, Q: npt.NDArray[np.float32], ids: Sequence[str], rescore: int) -> npt.NDArray[np.float64]:
+        """Scores [n] by sketches, but of the best ``rescore`` by their vectors; the others stand below these."""
+        scores = self.scores(Q, ids, sketches=True)
+        best = np.argsort(-scores, kind="stable")[:rescore]
+        return _above(scores, best, self.scores(Q, [ids[i] for i in best.tolist()]))
+
+    def of_vectors(self, Q: npt.NDArray[np.float32], doc_id: str, vectors: npt.NDArray[np.floating]) -> float:
+        """The score of a document that is not stored, as if it were."""
+        rows = encode(self.store.codec, vectors)
+        one = Gathered(np.ones(1, dtype=bool), rows, np.array([0, len(rows)]), self.store.codec)
+        return float(self._maxsim(Q, one, [doc_id])[0])
+
+    def _maxsim(
+        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges, ids: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        scores = scores_of(Q, docs, self._device, self._similarity, self._aggregation)
+        bad = ~np.isfinite(scores) & (docs.counts > 0)  # a document without rows scores minus infinity
+        if bad.any():
+            raise NonFiniteError(f"document {ids[int(np.argmax(bad))]!r}: its vectors hold NaN or infinity")
+        return scores
+
+
+def _above(
+    scores: npt.NDArray[np.float64], best: npt.NDArray[np.int64], exact: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """``scores`` with the ``exact`` ones of the ``best``, and all others moved below these, if they are not."""
+    final = scores.copy()
+    final[best] = exact
+    others = np.ones(scores.size, dtype=bool)
+    others[best] = False
+    others &= np.isfinite(scores)
+    if others.any():
+        overlap = scores[others].max() + UNSCORED_STEP - exact[np.isfinite(exact)].min()
+        final[others] -= max(0.0, overlap)
+    return final
