@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_rerank.maxsim import native
+from colbert_rerank.store.lookup import is_compiled as lookup_is_compiled
 
 # What an optional library is for, by its name among those that are installed.
 OPTIONAL = {
@@ -62,6 +63,7 @@ def facts() -> dict[str, str]:
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "device": _device(),
         "scoring on the CPU": _scoring(),
+        "looking up ids": "compiled" if lookup_is_compiled() else "by NumPy, more slowly",
     }
     for name, purpose in OPTIONAL.items():
         try:

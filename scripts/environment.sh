@@ -27,7 +27,7 @@ install() {
   case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
   python=$venv/bin/python
   stamp=$venv/.installed  # a line for what was installed, and one for the groups: they only get more
-  wanted="$("$base" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt hatch_build.py colbert_rerank/maxsim/kernel* | cksum)"
+  wanted="$("$base" -c 'import sys; print(sys.version)') $(cat pyproject.toml constraints.txt hatch_build.py colbert_rerank/native/*.[ch] | cksum)"
   if [ -x "$python" ] && [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$wanted" ]; then held=$(tail -n 1 "$stamp"); fi
   for group in "$@"; do case " $held " in *" $group "*) ;; *) groups+=("$group") ;; esac; done
   if [ -n "$held" ] && [ ${#groups[@]} = 0 ]; then return; fi

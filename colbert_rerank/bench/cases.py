@@ -44,7 +44,6 @@ class Row(NamedTuple):
 ROWS = (
     Row("cpu_fp16_vs_maxsim_cpu", "float16", "maxsim_cpu"),
     Row("cpu_int8_vs_maxsim_cpu", "int8", "maxsim_cpu"),
-    Row("cpu_int8_int16_query_vs_maxsim_cpu", "int8, query of 16 bits", "maxsim_cpu"),
     Row("cpu_fp16_vs_pylate", "float16", "pylate"),
     Row("cpu_fp16_with_gather_vs_score_alone", "float16", "float16, score alone"),
     Row("cpu_fp16_vs_one_copy", "float16", "one copy of the bytes"),
@@ -114,23 +113,19 @@ class _Data:
         self.stores = {codec: _make(folder / codec, codec, values) for codec in CODECS}
 
     def works(self) -> dict[str, Timed]:
-        def scored(codec: str, int16_query: bool = False) -> Timed:
-            return lambda numbers: _ms(lambda: self.score(codec, numbers, int16_query=int16_query))
+        def scored(codec: str) -> Timed:
+            return lambda numbers: _ms(lambda: self.score(codec, numbers))
 
         return {
             "float16": scored("float16"),
             "int8": scored("int8"),
-            **({"int8, query of 16 bits": scored("int8", True)} if in_place("cpu") else {}),
             "float16, score alone": self._score_alone,
             "one copy of the bytes": self._copy,
         }
 
-    def score(self, codec: str, numbers: list[int], *, int16_query: bool = False) -> npt.NDArray[np.float64]:
+    def score(self, codec: str, numbers: list[int]) -> npt.NDArray[np.float64]:
         """From ids to scores, as the re-ranker goes."""
-        docs = self._read(codec, numbers)
-        if int16_query and isinstance(docs, RowRanges):
-            return native.scores(self.query, docs, int16_query=True)
-        return scores_of(self.query, docs, "cpu", "dot", "sum")
+        return scores_of(self.query, self._read(codec, numbers), "cpu", "dot", "sum")
 
     def _score_alone(self, numbers: list[int]) -> float:
         docs = self._read("float16", numbers)

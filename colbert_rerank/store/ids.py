@@ -15,8 +15,9 @@ import xxhash
 
 from colbert_rerank.store import layout
 from colbert_rerank.store.columns import Array
+from colbert_rerank.store.lookup import COLUMNS, Lookup
 
-COLUMNS = {
+DTYPES = {
     layout.ID_HASHES: "<u8",
     layout.SEGMENT_NUMBERS: "<u4",
     layout.ORDINALS: "<u4",
@@ -28,7 +29,7 @@ COLUMNS = {
 
 
 class Locations(NamedTuple):
-    """Where documents lie, one entry an id asked for; the other arrays mean nothing where ``found`` is false."""
+    """Where documents lie, one entry an id asked for; the other arrays are zeros where ``found`` is false."""
 
     found: npt.NDArray[np.bool_]
     segments: npt.NDArray[np.int64]
@@ -44,6 +45,7 @@ class IdIndex:
         self.columns = columns
         self._hashes = columns[layout.ID_HASHES]
         self._starts = np.concatenate([[0], np.cumsum(columns[layout.ID_LENGTHS], dtype=np.int64)])
+        self._native = Lookup.of(columns, self._starts)
 
     def __len__(self) -> int:
         return int(self._hashes.size)
@@ -58,7 +60,14 @@ class IdIndex:
         return [str(whole[a:b], "utf-8") for a, b in bounds]
 
     def lookup(self, doc_ids: Sequence[str]) -> Locations:
-        """Where these ids lie, by binary search over the hashes."""
+        """Where these ids lie."""
+        if self._native is not None and (at := self._native(doc_ids)) is not None:
+            found, columns = at
+            return Locations(found, *columns)
+        return self.search(doc_ids)
+
+    def search(self, doc_ids: Sequence[str]) -> Locations:
+        """The same by NumPy, for where nothing was compiled: binary search over the hashes."""
         keys = [doc_id.encode("utf-8", "surrogatepass") for doc_id in doc_ids]
         asked = _Keys(np.frombuffer(b"".join(keys), dtype=np.uint8), np.fromiter(map(len, keys), np.int64, len(keys)))
         hashes = hash_ids(keys, len(keys))
@@ -75,8 +84,7 @@ class IdIndex:
             left = left[~same]
             places[left] += 1
         places[~found] = 0
-        column = {name: self._take(name, places) for name in _PLACE}
-        return Locations(found, *(column[name] for name in _PLACE))
+        return Locations(found, *(np.where(found, self._take(name, places), 0) for name in COLUMNS))
 
     def _take(self, name: str, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if not len(self):
@@ -108,9 +116,6 @@ class _Keys:
         self.bytes = joined
         self.lengths = lengths
         self.starts = np.cumsum(lengths) - lengths
-
-
-_PLACE = (layout.SEGMENT_NUMBERS, layout.ORDINALS, layout.ROW_STARTS, layout.ROW_COUNTS)
 
 
 def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -255,8 +255,8 @@ def read_index(folder: Path, entry: IndexEntry) -> dict[str, Array]:
     """The columns of a generation's id index. Raises StoreCorruptError."""
     path = folder / layout.SEGMENTS / entry.file
     optional = dict.fromkeys(CHECKSUMS.values(), "<u8")
-    found = hdf5.read(path, mapped(path, entry.bytes), ids.COLUMNS, entry.columns, optional)
-    sizes = dict.fromkeys(ids.COLUMNS, entry.documents)
+    found = hdf5.read(path, mapped(path, entry.bytes), ids.DTYPES, entry.columns, optional)
+    sizes = dict.fromkeys(ids.DTYPES, entry.documents)
     sizes[layout.ID_BYTES] = int(found[layout.ID_LENGTHS].sum(dtype=np.int64))
     for name, size in sizes.items():
         if found[name].shape != (size,):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_rerank.store import Store, ids, layout
+from colbert_rerank import native
+from colbert_rerank.store import Store, ids, layout, lookup
 from colbert_rerank.store.columns import Array
-from colbert_rerank.store.ids import IdIndex
+from colbert_rerank.store.ids import IdIndex, Locations
 from tests.store import stores
 
 
@@ -41,9 +44,32 @@ def bits(number: int) -> Hash:
     return hash_ids
 
 
+def collide(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Have NumPy's way and the compiled one use that hash."""
+
+    def weak(place: int, size: int) -> int:
+        key = ctypes.string_at(place, size)
+        return int(bits(number)([key], 1)[0])
+
+    function = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)(weak)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    patch.setattr(ids, "hash_ids", bits(number))
+    patch.setattr(lookup, "hash_address", lambda kept=function: address)  # which is valid while the function is
+
+
 @pytest.fixture
 def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ids, "hash_ids", bits(2))
+    collide(monkeypatch, 2)
+
+
+def lookups(index: IdIndex, asked: Sequence[str]) -> Locations:
+    """What the compiled lookup finds, once NumPy's has found the same."""
+    assert index._native is not None
+    found = index.lookup(asked)
+    for one, other in zip(found, index.search(asked), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+    return found
 
 
 def test_ids_of_one_hash_are_told_apart(colliding: None) -> None:
@@ -52,7 +78,7 @@ def test_ids_of_one_hash_are_told_apart(colliding: None) -> None:
     assert len(set(bits(2)([i.encode() for i in stored], 27).tolist())) == 4  # so that each hash holds about seven ids
     unknown = ["".join(letters) for letters in product("cd", repeat=3) if "d" in letters] + ["a", "aaaa", ""]
     asked = [*unknown, *reversed(stored)]
-    at = index.lookup(asked)
+    at = lookups(index, asked)
     assert at.found.tolist() == [doc_id in stored for doc_id in asked]
     assert [stored[o] for o in at.ordinals[at.found].tolist()] == stored[::-1]
     assert at.row_counts[at.found].tolist() == [stored.index(i) for i in stored[::-1]]
@@ -69,7 +95,7 @@ def test_the_newest_of_an_id_wins_across_segments_of_colliding_hashes(colliding:
         newest |= {doc_id: (number, ordinal) for ordinal, doc_id in enumerate(chosen)}
     index = IdIndex(ids.build(segments))
     assert sorted(index.ids()) == sorted(newest)
-    at = index.lookup(names)
+    at = lookups(index, names)
     for doc_id, found, segment, ordinal, start in zip(
         names, at.found, at.segments, at.ordinals, at.row_starts, strict=True
     ):
@@ -83,10 +109,10 @@ def test_the_newest_of_an_id_wins_across_segments_of_colliding_hashes(colliding:
 def test_it_answers_as_a_dict_that_was_written_in_the_same_order(number: int, segments: list[list[str]]) -> None:
     model = {doc_id: (s, o) for s, segment in enumerate(segments) for o, doc_id in enumerate(segment)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ids, "hash_ids", bits(number))
+        collide(patch, number)
         index = IdIndex(ids.build([columns(segment, [s + 2] * len(segment)) for s, segment in enumerate(segments)]))
         asked = [*model, "none", "a", ""]
-        at = index.lookup(asked)
+        at = lookups(index, asked)
     assert sorted(index.ids()) == sorted(model)
     assert at.found.tolist() == [doc_id in model for doc_id in asked]
     places = zip(at.segments[at.found].tolist(), at.ordinals[at.found].tolist(), strict=True)
@@ -109,18 +135,65 @@ def test_an_empty_index_holds_nothing() -> None:
         index = IdIndex(built)
         assert len(index) == 0
         assert index.ids() == []
-        assert not index.lookup(["a", "b"]).found.any()
-        assert index.lookup([]).found.shape == (0,)
+        assert not lookups(index, ["a", "b"]).found.any()
+        assert lookups(index, []).found.shape == (0,)
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=300), max_size=300, unique=True),
+    st.lists(st.text(max_size=20), max_size=20),
+    st.randoms(use_true_random=False),
+)
+def test_any_ids(stored: list[str], others: list[str], random: Random) -> None:
+    """As long, and of any characters; those with a zero in them go NumPy's way."""
+    usable = [doc_id for doc_id in stored if len(doc_id.encode("utf-8", "surrogatepass")) < 2**16]
+    index = IdIndex(ids.build([columns(usable, [1] * len(usable))]))
+    asked = [*usable, *others]
+    random.shuffle(asked)
+    at = lookups(index, asked)
+    assert at.found.tolist() == [doc_id in set(usable) for doc_id in asked]
+    assert [usable[o] for o in at.ordinals[at.found].tolist()] == [i for i in asked if i in set(usable)]
+
+
+def test_hashes_that_are_not_spread_evenly() -> None:
+    """Which no hash of ids gives, and guesses about them are wrong."""
+    names = [f"{i}" for i in range(5000)]
+    keys = [name.encode() for name in names]
+    hashes = ids.hash_ids(keys, len(keys))
+    low = [name for name, h in zip(names, hashes.tolist(), strict=True) if h < 2**62 or h > 2**64 - 2**58]
+    index = IdIndex(ids.build([columns(low, list(range(len(low))))]))
+    at = lookups(index, names)
+    assert at.found.tolist() == [name in set(low) for name in names]
+    assert at.row_counts[at.found].tolist() == list(range(len(low)))
+
+
+def test_what_was_not_compiled_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "library", lambda: None)
+    index = IdIndex(ids.build([columns(["a", "b"], [1, 2])]))
+    assert index._native is None
+    assert index.lookup(["b", "c"]).row_counts.tolist() == [2, 0]
+    monkeypatch.undo()
+    assert native.library() is not None
+    monkeypatch.setattr(lookup, "hash_address", lambda: None)  # as of a build of xxhash that hides it
+    assert IdIndex(ids.build([columns(["a"], [1])]))._native is None
+
+
+def test_columns_that_do_not_fit_one_another_are_not_read_by_address() -> None:
+    built = ids.build([columns(["a", "b"], [1, 2])])
+    for name in built:
+        shorter = {**built, name: built[name][:-1]}
+        starts = np.concatenate([[0], np.cumsum(shorter[layout.ID_LENGTHS], dtype=np.int64)])
+        assert lookup.Lookup.of(shorter, starts) is None
 
 
 def test_nothing_asked_nothing_found() -> None:
     index = IdIndex(ids.build([columns(["a"], [1])]))
-    assert index.lookup([]).found.shape == (0,)
+    assert lookups(index, []).found.shape == (0,)
 
 
 def test_what_no_id_can_be_is_not_found() -> None:
     index = IdIndex(ids.build([columns(["a", "é"], [1, 1])]))
-    assert index.lookup(["\ud800", "", "e\u0301", "a\0", "A", "é"]).found.tolist() == [False] * 5 + [True]
+    assert lookups(index, ["\ud800", "", "e\u0301", "a\0", "A", "é"]).found.tolist() == [False] * 5 + [True]
 
 
 def test_a_hundred_thousand_ids() -> None:
@@ -130,14 +203,14 @@ def test_a_hundred_thousand_ids() -> None:
     half = len(stored) // 2
     index = IdIndex(ids.build([columns(stored[:half], rows[:half]), columns(stored[half:], rows[half:])]))
     order = rng.permutation(len(stored))
-    at = index.lookup([stored[i] for i in order])
+    at = lookups(index, [stored[i] for i in order])
     assert at.found.all()
     assert np.array_equal(at.segments, order // half)
     assert np.array_equal(at.ordinals, order % half)
     assert np.array_equal(at.row_counts, rows[order])
     starts = np.concatenate([np.cumsum(part) - part for part in (rows[:half], rows[half:])])
     assert np.array_equal(at.row_starts, starts[order])
-    assert not index.lookup([f"document{i * 7919 + 1}" for i in range(1000)]).found.any()
+    assert not lookups(index, [f"document{i * 7919 + 1}" for i in range(1000)]).found.any()
 
 
 @pytest.mark.parametrize("written", [1, 3], ids=["once", "three-times-over"])

@@ -1,4 +1,9 @@
-/* The kernel for one instruction set: ISA, LANES numbers in a vector, ROWS rows in a block, TARGET for the compiler. */
+/* The plain way, for one instruction set: ISA, LANES numbers in a vector, ROWS rows in a block, TARGET for the compiler.
+ *
+ * A block of ROWS decoded rows meets all tokens of the query, which lie side by side in the lanes of vectors: so a
+ * maximum over rows is taken lane by lane, and a block may hold rows of several documents. Products of one row and one
+ * token are summed over the dimensions in their order, whatever else is in the block.
+ */
 
 _Static_assert(GROUP % (2 * LANES) == 0, "a block is multiplied with 2 LANES tokens at once");
 
@@ -9,15 +14,14 @@ typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
 
 typedef struct {
     float *values;            /* [ROWS, dim] */
-    int16_t *steps;           /* [ROWS, dim, filled up to an even number], of int8 rows */
     float factors[ROWS];      /* a row's products are multiplied with */
     float squares[ROWS];      /* the squared length of a row, factor included */
-    int64_t owners[ROWS];     /* the document of each row */
+    int64_t owners[ROWS];     /* whose row it is: the number of the document among those at hand */
 } NAME(block);
 
-static int64_t NAME(even)(int64_t dim) { return dim + dim % 2; }
+#define AHEAD_ROWS 24 /* how far ahead rows are fetched */
 
-static size_t NAME(scratch)(const Work *w) { return ROWS * NAME(even)(w->dim) * (sizeof(float) + sizeof(int16_t)); }
+static size_t NAME(scratch)(const Work *w) { return ROWS * w->dim * sizeof(float); }
 
 TARGET static inline FLOATS NAME(load)(const float *from) {
     FLOATS found;
@@ -59,7 +63,7 @@ TARGET static inline void NAME(codes)(const Work *w, const unsigned char *packed
 }
 
 /* A row as numbers, up to its factor. */
-TARGET static inline void NAME(decode)(const Work *w, const unsigned char *row, NAME(block) * block, int r) {
+TARGET static inline __attribute__((always_inline)) void NAME(decode)(const Work *w, const unsigned char *row, NAME(block) * block, int r) {
     const int64_t dim = w->dim;
     float *restrict out = block->values + r * dim;
     block->factors[r] = 1;
@@ -70,12 +74,7 @@ TARGET static inline void NAME(decode)(const Work *w, const unsigned char *row, 
     } else if (w->kind == INT8) {
         const signed char *steps = (const signed char *)row;
         memcpy(&block->factors[r], row + w->dim, 4);
-        if (w->steps) {
-            int16_t *restrict wide = block->steps + r * NAME(even)(dim);
-            for (int64_t k = 0; k < dim; k++) wide[k] = steps[k];
-        }
-        if (!w->steps || w->squared)
-            for (int64_t k = 0; k < dim; k++) out[k] = steps[k];
+        for (int64_t k = 0; k < dim; k++) out[k] = steps[k];
     } else if (!w->centroids) {
         NAME(codes)(w, row, out);
         memcpy(&block->factors[r], row + w->row_bytes - 4, 4);
@@ -96,12 +95,13 @@ TARGET static inline void NAME(decode)(const Work *w, const unsigned char *row, 
 }
 
 /* Let the maxima of the documents know the products of a block with the tokens from `token` on, 2 LANES of them. */
-TARGET static inline void NAME(fold)(const Work *w, const NAME(block) * block, int rows, int64_t token, FLOATS sums[ROWS][2]) {
+TARGET static inline void NAME(fold)(const Work *w, const NAME(block) * block, int rows, float *maxima, int64_t padded,
+                                     FLOATS sums[ROWS][2]) {
     for (int half = 0; half < 2; half++) {
-        float *place = w->maxima + token + half * LANES;
+        float *place = maxima + half * LANES;
         for (int r = 0; r < rows;) {
             int64_t owner = block->owners[r];
-            FLOATS best = NAME(load)(place + owner * w->tokens);
+            FLOATS best = NAME(load)(place + owner * padded);
             for (; r < rows && block->owners[r] == owner; r++) {
                 FLOATS product = sums[r][half] * block->factors[r];
                 if (w->squared) product = 2 * product - block->squares[r];
@@ -109,17 +109,18 @@ TARGET static inline void NAME(fold)(const Work *w, const NAME(block) * block, i
                 best = (FLOATS)(((INTS)product & greater) | ((INTS)best & ~greater));
                 best += product * 0; /* and is NaN from now on, if the product is not finite */
             }
-            memcpy(place + owner * w->tokens, &best, sizeof best);
+            memcpy(place + owner * padded, &best, sizeof best);
         }
     }
 }
 
-TARGET static void NAME(products)(const Work *w, const NAME(block) * block, int rows, int64_t token) {
+TARGET static void NAME(products)(const Work *w, const Query *q, const NAME(block) * block, int rows, int64_t token,
+                                  float *maxima) {
     FLOATS sums[ROWS][2];
     for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = (FLOATS){0};
-    const float *query = w->query + token, *values = block->values;
+    const float *query = q->across + token, *values = block->values;
     int64_t dim = w->dim;
-    for (int64_t k = 0; k < dim; k++, query += w->tokens) {
+    for (int64_t k = 0; k < dim; k++, query += q->padded) {
         FLOATS left = NAME(load)(query), right = NAME(load)(query + LANES);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
@@ -128,65 +129,17 @@ TARGET static void NAME(products)(const Work *w, const NAME(block) * block, int 
             sums[r][1] += value * right;
         }
     }
-    NAME(fold)(w, block, rows, token, sums);
+    NAME(fold)(w, block, rows, maxima + token, q->padded, sums);
 }
 
-/* The same in whole numbers, which are summed without any error: at most 2^15 x 2^7 in each of the dimensions. */
-TARGET static void NAME(whole_products)(const Work *w, const NAME(block) * block, int rows, int64_t token) {
-    INTS sums[ROWS][2];
-    FLOATS found[ROWS][2];
-    for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = (INTS){0};
-    int64_t pairs = NAME(even)(w->dim) / 2;
-    const int16_t *query = w->steps + 2 * token;
-    const int16_t *steps = block->steps;
-    for (int64_t k = 0; k < pairs; k++, query += 2 * w->tokens) {
-#if LANES == 4
-        for (int r = 0; r < ROWS; r++)
-            for (int i = 0; i < 2 * LANES; i++)
-                sums[r][i / LANES][i % LANES] +=
-                    steps[2 * (r * pairs + k)] * query[2 * i] + steps[2 * (r * pairs + k) + 1] * query[2 * i + 1];
-#else
-        INTS left, right;
-        memcpy(&left, query, sizeof left);
-        memcpy(&right, query + 2 * LANES, sizeof right);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            int32_t pair;
-            memcpy(&pair, steps + 2 * (r * pairs + k), 4);
-            INTS value = (INTS){0} + pair;
-#if LANES == 16
-            sums[r][0] = (INTS)_mm512_dpwssd_epi32((__m512i)sums[r][0], (__m512i)value, (__m512i)left);
-            sums[r][1] = (INTS)_mm512_dpwssd_epi32((__m512i)sums[r][1], (__m512i)value, (__m512i)right);
-#else
-            sums[r][0] += (INTS)_mm256_madd_epi16((__m256i)value, (__m256i)left);
-            sums[r][1] += (INTS)_mm256_madd_epi16((__m256i)value, (__m256i)right);
-#endif
-        }
-#endif
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int half = 0; half < 2; half++)
-            found[r][half] = __builtin_convertvector(sums[r][half], FLOATS) * NAME(load)(w->scales + token + half * LANES);
-    NAME(fold)(w, block, rows, token, found);
-}
-
-/* Have the row at a place be fetched, and go on to the next one. */
-static inline void NAME(fetch)(const Work *w, int64_t *document, int64_t *row, int64_t last) {
-    while (*document < last && *row == w->counts[*document]) ++*document, *row = 0;
-    if (*document == last) return;
-    const unsigned char *from = w->rows + (w->starts[*document] + *row) * w->row_bytes;
-    for (int64_t at = 0; at < w->row_bytes; at += 64) __builtin_prefetch(from + at);
-    ++*row;
-}
-
-TARGET static void NAME(score)(const Work *w, int64_t first, int64_t last, void *scratch) {
+/* Fill in the maxima [last - first, padded], which are minus infinity before. */
+TARGET static void NAME(score)(const Work *w, const Query *q, int64_t first, int64_t last, float *maxima, void *scratch) {
     NAME(block) block;
     block.values = scratch;
-    block.steps = (int16_t *)(block.values + ROWS * NAME(even)(w->dim));
     memset(scratch, 0, NAME(scratch)(w));
     int64_t document = first, row = 0;
-    int64_t ahead = first, ahead_row = 0; /* the row to be fetched from memory, AHEAD before it is read */
-    for (int i = 0; i < AHEAD; i++) NAME(fetch)(w, &ahead, &ahead_row, last);
+    int64_t ahead = first, ahead_row = 0;
+    for (int i = 0; i < AHEAD_ROWS; i++) fetch(w, &ahead, &ahead_row, last);
     while (document < last) {
         int rows = 0;
         while (rows < ROWS && document < last) {
@@ -194,23 +147,19 @@ TARGET static void NAME(score)(const Work *w, int64_t first, int64_t last, void 
                 document++, row = 0;
                 continue;
             }
-            const unsigned char *from = w->rows + (w->starts[document] + row) * w->row_bytes;
-            NAME(fetch)(w, &ahead, &ahead_row, last);
-            block.owners[rows] = document;
-            NAME(decode)(w, from, &block, rows);
+            fetch(w, &ahead, &ahead_row, last);
+            block.owners[rows] = document - first;
+            NAME(decode)(w, w->rows + (w->starts[document] + row) * w->row_bytes, &block, rows);
             rows++, row++;
         }
-        if (!rows) break;
-        for (int64_t token = 0; token < w->tokens; token += 2 * LANES)
-            if (w->steps && w->kind == INT8)
-                NAME(whole_products)(w, &block, rows, token);
-            else
-                NAME(products)(w, &block, rows, token);
+        for (int64_t token = 0; rows && token < q->padded; token += 2 * LANES)
+            NAME(products)(w, q, &block, rows, token, maxima);
     }
 }
 
 #undef FLOATS
 #undef INTS
+#undef AHEAD_ROWS
 #undef ISA
 #undef LANES
 #undef ROWS
