@@ -1,53 +1,33 @@
-"""What is measured: scoring from a mapped store, and the peers' scoring of what is in memory already.
+"""What is measured, and where its rows come from.
 
 Documents are random unit vectors, in stores at least ten times as large as the last cache. Every repetition draws
-others, and all that is compared takes its turn in each repetition. Encoding is timed nowhere.
+others, and all that is compared takes its turn in each repetition. Encoding is timed only where a row names it.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from colbert_rerank.bench.peers import LABELS, Peer, PeerMissingError
+from colbert_rerank.bench import cross_encoder, gpu, rows, server
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents
+from colbert_rerank.bench.peers import Matrices, started
+from colbert_rerank.bench.rows import Progress, Row
+from colbert_rerank.bench.turns import Work, in_turns, wall_ms
 from colbert_rerank.errors import UsageError
 from colbert_rerank.machine import environment
 from colbert_rerank.maxsim import in_place, native, scores_of
-from colbert_rerank.store import Gathered, Manifest, RowRanges, Store, writing
 
-TOKENS, DIM, QUERY_TOKENS = 68, 128, 32  # a passage of MS MARCO, and a query as ColBERT pads it
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
 CACHES = 10  # times the last cache
-UNIT = 5000  # documents
-CODECS = ("float16", "int8")
-AGREE = 1e-3  # a token; how far a peer's score, of float32 vectors, may be from ours of float16
-
-Timed = Callable[[list[int]], float]
-"""Milliseconds that the work takes with the documents of these numbers."""
-
-
-class Row(NamedTuple):
-    """One line of the table: ``peer`` is what takes ``ratio`` times as long as ``ours``."""
-
-    name: str
-    ours: str
-    peer: str
-
-
-ROWS = (
-    Row("cpu_fp16_vs_maxsim_cpu", "float16", "maxsim_cpu"),
-    Row("cpu_int8_vs_maxsim_cpu", "int8", "maxsim_cpu"),
-    Row("cpu_fp16_vs_pylate", "float16", "pylate"),
-    Row("cpu_fp16_with_gather_vs_score_alone", "float16", "float16, score alone"),
-    Row("cpu_fp16_vs_one_copy", "float16", "one copy of the bytes"),
-)
 
 
 def measure(
@@ -55,37 +35,40 @@ def measure(
     k: int = 1000,
     repeats: int = 30,
     peers: Mapping[str, str],
+    client: OpenSearch | None = None,
+    model: str | None = None,
+    with_cross_encoder: bool = False,
     work: Path | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Progress = lambda stage: None,
 ) -> dict[str, Any]:
     """Measure and return what `colbert-rerank bench --json` writes: machine, versions, and the rows of the table.
 
-    ``k`` candidates a query; ``peers`` names the Python that has each library. ``work`` is a folder for stores of a few
-    gigabytes, by default a temporary one. A peer that does not run is named in its rows as missing. Raises UsageError.
+    ``k`` candidates a query, where a row does not name their number; ``peers`` names the Python that has each library.
+    ``client`` is of an OpenSearch that may be filled for a while, ``model`` what to re-rank its candidates with;
+    ``with_cross_encoder`` takes minutes. ``work`` is a folder for stores of a few gigabytes, by default a temporary
+    one. What does not run is named in its rows as missing. Raises UsageError and OpenSearchError.
     """
     import torch
 
     if k < 1 or repeats < 1:
         raise UsageError("k and repeats: expected 1 or more")
-    threads = torch.get_num_threads()
-    with ExitStack() as opened:
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="colbert-rerank-bench-", dir=work)))
+    shape = {"k": k, "threads": torch.get_num_threads(), "repeats": repeats}
+    versions: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="colbert-rerank-bench-", dir=work) as made:
+        folder = Path(made)
         progress("making stores")
-        data = _Data(folder, max(2 * k, CACHES * last_cache() // (TOKENS * (DIM + 4))))
-        works, missing = dict(data.works()), {}
-        for name, python in peers.items():
-            progress(f"starting {name}")
-            try:
-                peer = opened.enter_context(Peer(name, python, data.vectors, data.query_file, TOKENS, threads))
-                works[name] = _checked(peer, data)
-            except PeerMissingError as error:
-                missing[name] = str(error)
-        progress("measuring")
-        times = _in_turns(works, data.documents, k, repeats)
-    rows = [_row(row, times, missing, k=k, threads=threads, repeats=repeats) for row in ROWS]
-    shape = {"documents": data.documents, "tokens": TOKENS, "dim": DIM, "query_tokens": QUERY_TOKENS, "k": k}
+        least = max(2 * k, *(2 * depth for depth in server.DEPTHS.values()))
+        counts = [max(least, CACHES * last_cache() // (TOKENS * row)) for row in (DIM + 4, 4 * DIM)]
+        documents = Documents(folder, *counts)  # int8 and float32: each as large as it has to be
+        found = _scoring(documents, peers, versions, shape, progress)
+        found += server.measure(client, documents, model, folder, versions, shape, progress)
+        found += cross_encoder.measure(documents, with_cross_encoder, shape, progress)
+        found += gpu.measure(documents, folder, peers, versions, with_cross_encoder, shape, progress)
+    known = environment()
+    known["versions"] |= versions
+    sizes = {"documents": documents.count, "tokens": TOKENS, "dim": DIM, "query_tokens": QUERY_TOKENS, "k": k}
     path = {"scoring": native.isas()[0] if in_place("cpu") else "torch"}
-    return {**environment(), **shape, **path, "rows": rows}
+    return {**known, **sizes, **path, "rows": found}
 
 
 def last_cache() -> int:
@@ -96,99 +79,52 @@ def last_cache() -> int:
         return 32 << 20
 
 
-class _Data:
-    """The documents, in a store of each codec and as one file of single precision; and a query."""
+def _scoring(
+    documents: Documents,
+    peers: Mapping[str, str],
+    versions: dict[str, str],
+    shape: dict[str, int],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    matrices = Matrices(documents.query_file, documents.vectors, TOKENS, documents.in_memory)
+    wanted = {row.peer: None for row in rows.SCORING if row.peer in rows.LABELS}
+    with ExitStack() as opened:
+        progress(f"starting {', '.join(wanted)}")
+        theirs, missing = started(
+            opened,
+            wanted,
+            peers,
+            matrices,
+            shape["threads"],
+            lambda numbers: documents.score("float16", numbers),
+            versions,
+        )
+        progress("measuring")
+        times = in_turns(_ours(documents) | theirs, shape["k"], shape["repeats"])
+    return [_row(row, times, missing, shape) for row in rows.SCORING]
 
-    def __init__(self, folder: Path, documents: int) -> None:
-        self.documents = documents
-        self.vectors, self.query_file = folder / "vectors.npy", folder / "query.npy"
-        rng = np.random.default_rng(20261127)
-        self.query = _unit_length(rng.standard_normal((QUERY_TOKENS, DIM), dtype=np.float32))
-        np.save(self.query_file, self.query)
-        values = np.empty((documents * TOKENS, DIM), np.float32)
-        for start in range(0, len(values), UNIT * TOKENS):
-            part = values[start : start + UNIT * TOKENS]
-            part[:] = _unit_length(rng.standard_normal(part.shape, dtype=np.float32))
-        np.save(self.vectors, values)
-        self.stores = {codec: _make(folder / codec, codec, values) for codec in CODECS}
 
-    def works(self) -> dict[str, Timed]:
-        def scored(codec: str) -> Timed:
-            return lambda numbers: _ms(lambda: self.score(codec, numbers))
+def _ours(documents: Documents) -> dict[str, Work]:
+    def score_alone(numbers: list[int]) -> float:
+        docs = documents.read("float16", numbers)
+        return wall_ms(lambda: scores_of(documents.query, docs, "cpu", "dot", "sum"))
 
-        return {
-            "float16": scored("float16"),
-            "int8": scored("int8"),
-            "float16, score alone": self._score_alone,
-            "one copy of the bytes": self._copy,
-        }
-
-    def score(self, codec: str, numbers: list[int]) -> npt.NDArray[np.float64]:
-        """From ids to scores, as the re-ranker goes."""
-        return scores_of(self.query, self._read(codec, numbers), "cpu", "dot", "sum")
-
-    def _score_alone(self, numbers: list[int]) -> float:
-        docs = self._read("float16", numbers)
-        return _ms(lambda: scores_of(self.query, docs, "cpu", "dot", "sum"))
-
-    def _read(self, codec: str, numbers: list[int]) -> Gathered | RowRanges:
-        ids, store = [str(number) for number in numbers], self.stores[codec]
-        return store.ranges(ids) if in_place("cpu") else store.gather(ids)
-
-    def _copy(self, numbers: list[int]) -> float:
+    def copy(numbers: list[int]) -> float:
         source = np.ones((len(numbers) * TOKENS, DIM), np.float16)
-        return _ms(source.copy)
+        return wall_ms(source.copy)
+
+    timed = {
+        "float16": lambda numbers: wall_ms(lambda: documents.score("float16", numbers)),
+        "int8": lambda numbers: wall_ms(lambda: documents.score("int8", numbers)),
+        "float16, score alone": score_alone,
+        "one copy of the bytes": copy,
+    }
+    return {name: Work(documents.count, work) for name, work in timed.items()}
 
 
-def _make(folder: Path, codec: str, values: npt.NDArray[np.float32]) -> Store:
-    rows = values.reshape(-1, TOKENS, DIM)
-    with writing(folder, Manifest("benchmark", DIM, codec, {}, {"fields": ["text"], "separator": " "})) as writer:
-        for start in range(0, len(rows), UNIT):
-            unit = writer.unit()
-            for number, vectors in enumerate(rows[start : start + UNIT], start):
-                unit.add(str(number), vectors, bytes(16))
-            writer.commit(unit, posted=True)
-        writer.finish()
-    return Store.open(folder, verify="open")  # what the first touch costs is measured elsewhere
-
-
-def _checked(peer: Peer, data: _Data) -> Timed:
-    """The peer's time, once it is seen to do the same work. Raises PeerMissingError."""
-    numbers = list(range(100))
-    theirs = peer.score(numbers).scores
-    ours = data.score("float16", numbers)
-    if not np.allclose(theirs, ours, rtol=0, atol=AGREE * QUERY_TOKENS):
-        raise PeerMissingError(f"its scores are others, by up to {np.abs(theirs - ours).max():.3g}")
-    return lambda drawn: peer.score(drawn).ms
-
-
-def _in_turns(works: Mapping[str, Timed], documents: int, k: int, repeats: int) -> dict[str, list[float]]:
-    rng = np.random.default_rng(1)
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
-        for name, work in works.items():
-            ms = work(rng.choice(documents, k, replace=False).tolist())
-            if number:  # the first warms up
-                times[name].append(ms)
-    return times
-
-
-def _row(row: Row, times: Mapping[str, list[float]], missing: Mapping[str, str], **shape: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": row.name, "ours": row.ours, "peer": LABELS.get(row.peer, row.peer), **shape}
-    if row.ours not in times or row.peer not in times:
-        return found | {"missing": missing.get(row.peer, "not asked for")}
-    for side, values in (("ours", times[row.ours]), ("peer", times[row.peer])):
-        p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
-        found |= {f"{side}_ms": median, f"{side}_p10_ms": p10, f"{side}_p90_ms": p90}
-    return found | {"ratio": found["peer_ms"] / found["ours_ms"]}
-
-
-def _ms(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - start)
-
-
-def _unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    found: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return found
+def _row(
+    row: Row, times: Mapping[str, list[float]], missing: Mapping[str, str], shape: dict[str, int]
+) -> dict[str, Any]:
+    if row.peer not in times:
+        return rows.missing(row, missing[row.peer])
+    return rows.measured(row, times[row.ours], times[row.peer], **shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -13,14 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.bench import peer
+from colbert_rerank.bench.documents import QUERY_TOKENS
+from colbert_rerank.bench.turns import Work
 from colbert_rerank.errors import UsageError
 
-# By name, what a benchmark's table calls it.
-LABELS = {"maxsim_cpu": "maxsim-cpu, matrices in memory", "pylate": "PyLate rank.rerank, vectors in memory"}
+AGREE = 1e-3  # a token; how far a peer's score, of other roundings, may be from ours of float16
+CHECKED = 100  # documents
 
 
 class PeerMissingError(Exception):
     """It is not installed, or does not run here; the message is its own."""
+
+
+class Matrices(NamedTuple):
+    """What a peer scores: a query, and documents of ``tokens`` rows each, as float32 in files of NumPy."""
+
+    query: Path
+    vectors: Path
+    tokens: int
+    documents: int
 
 
 class Answer(NamedTuple):
@@ -31,10 +44,13 @@ class Answer(NamedTuple):
 class Peer:
     """A process of a library; ends with its ``with`` block. Raises PeerMissingError where the library does not run."""
 
-    def __init__(self, name: str, python: str, vectors: Path, query: Path, tokens: int, threads: int) -> None:
-        self._errors = (vectors.parent / f"{name}.stderr").open("w+", encoding="utf-8")
+    def __init__(self, name: str, python: str, matrices: Matrices, threads: int) -> None:
+        folder = matrices.vectors.parent
+        self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8")
         counted = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [python, peer.__file__, name, str(vectors), str(query), str(tokens), str(threads)]
+        files = [str(matrices.vectors), str(matrices.query)]
+        found = str(Path(python).absolute()) if os.sep in python else python  # it is called from another folder
+        command = [found, peer.__file__, name, *files, str(matrices.tokens), str(threads)]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -43,17 +59,19 @@ class Peer:
                 stderr=self._errors,  # a pipe that no one reads would fill
                 text=True,
                 env=os.environ | counted,
-                cwd=vectors.parent,  # its own folder would hide libraries by its modules' names
+                cwd=folder,  # its own folder would hide libraries by its modules' names
             )
         except OSError as error:
             self._errors.close()
             raise UsageError(f"{python} cannot be run: {error}") from None
-        if self._read() != "ready":
+        ready = self._read()
+        if not isinstance(ready, dict):
             self._end()
             self._errors.seek(0)
             said = self._errors.read().strip()
             self._errors.close()
             raise PeerMissingError(said.rpartition("\n")[2] or "it ended at once")
+        self.version = str(ready["version"])
 
     def __enter__(self) -> Peer:
         return self
@@ -79,6 +97,46 @@ class Peer:
             raise PeerMissingError("it ended")
         return Answer(float(found["ms"]), np.array(found["scores"], dtype=np.float64))
 
+    def ms(self, numbers: list[int]) -> float:
+        return self.score(numbers).ms
+
     def _read(self) -> object:
         line = self._process.stdout.readline() if self._process.stdout else ""
-        return json.loads(line) if line.startswith(("{", '"')) else None
+        return json.loads(line) if line.startswith("{") else None
+
+
+Ours = Callable[[list[int]], npt.NDArray[np.float64]]
+"""The scores that we give the documents of these numbers."""
+
+
+def started(
+    opened: ExitStack,
+    names: Iterable[str],
+    pythons: Mapping[str, str],
+    matrices: Matrices,
+    threads: int,
+    ours: Ours,
+    versions: dict[str, str],
+) -> tuple[dict[str, Work], dict[str, str]]:
+    """The peers that run and are seen to do the same work, for as long as ``opened``; and why others are missing."""
+    works, missing = {}, {}
+    numbers = list(range(min(CHECKED, matrices.documents)))
+    for name in names:
+        if name not in pythons:
+            missing[name] = "not asked for"
+            continue
+        try:
+            one = opened.enter_context(Peer(name, pythons[name], matrices, threads))
+            check_scores(one.score(numbers).scores, ours(numbers))
+        except PeerMissingError as error:
+            missing[name] = str(error)
+            continue
+        versions[name] = one.version
+        works[name] = Work(matrices.documents, one.ms)
+    return works, missing
+
+
+def check_scores(theirs: npt.NDArray[np.float64], ours: npt.NDArray[np.float64]) -> None:
+    """Raises PeerMissingError where a peer's scores are other ones."""
+    if not np.allclose(theirs, ours, rtol=0, atol=AGREE * QUERY_TOKENS):
+        raise PeerMissingError(f"its scores are others, by up to {np.abs(theirs - ours).max():.3g}")

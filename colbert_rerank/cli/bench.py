@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import click
 
 from colbert_rerank.cli.help import Command
-from colbert_rerank.cli.options import FOLDER
+from colbert_rerank.cli.options import FOLDER, SERVER, OpenSearchOptions, opensearch_options, refuse
 from colbert_rerank.cli.output import output_options, say
 from colbert_rerank.cli.progress import working
 from colbert_rerank.errors import UsageError
@@ -17,29 +18,51 @@ from colbert_rerank.errors import UsageError
 
 @click.command(cls=Command)
 @click.option("--json", "file", metavar="FILE", type=click.Path(path_type=Path), help="Write the figures there, too.")
-@click.option("--k", default=1000, show_default=True, type=click.IntRange(1), help="Candidates of a query.")
+@click.option(
+    "--k", default=1000, show_default=True, type=click.IntRange(1), help="Candidates, where a row names no number."
+)
 @click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Of each measurement, in turns.")
 @click.option(
     "--peer",
     "peers",
     multiple=True,
     metavar="NAME=PYTHON",
-    help="A Python that has maxsim_cpu or pylate, to compare with; by default this one.",
+    help="A Python that has maxsim_cpu, pylate, late_interaction_kernels or flash_maxsim, to compare with; by default "
+    "this one.",
 )
+@click.option(
+    "--model", metavar="NAME", help="With --opensearch: re-rank its candidates with this model, such as starter."
+)
+@click.option("--cross-encoder", is_flag=True, help="Beside a cross-encoder, too: takes minutes on a CPU.")
 @click.option("--work", type=FOLDER, help="A folder for a few gigabytes; by default the system's temporary one.")
+@opensearch_options
 @output_options
-def bench(file: Path | None, k: int, repeats: int, peers: tuple[str, ...], work: Path | None) -> None:
+def bench(
+    file: Path | None,
+    k: int,
+    repeats: int,
+    peers: tuple[str, ...],
+    model: str | None,
+    cross_encoder: bool,
+    work: Path | None,
+    server: OpenSearchOptions,
+) -> None:
     """Measure how fast this machine scores, beside other libraries.
 
-    Candidates are drawn afresh each time, from stores of random vectors ten times as large as the last cache.
+    Candidates are drawn afresh each time, from stores of random vectors ten times as large as the last cache. With
+    --opensearch also beside that server, where two indices whose names begin with colbert-rerank-bench are made, and
+    deleted at the end.
 
     \b
     Examples:
       colbert-rerank bench
       colbert-rerank bench --peer pylate=other-venv/bin/python --json bench.json
+      colbert-rerank bench --opensearch URL --model starter --cross-encoder
     """
+    if server.opensearch is None:
+        refuse((*SERVER, "model"), "only with --opensearch URL")
     from colbert_rerank.bench import measure
-    from colbert_rerank.bench.peers import LABELS
+    from colbert_rerank.bench.rows import LABELS
 
     pythons = dict.fromkeys(LABELS, sys.executable)
     for peer in peers:
@@ -47,8 +70,17 @@ def bench(file: Path | None, k: int, repeats: int, peers: tuple[str, ...], work:
         if not equals or name not in LABELS:
             raise UsageError(f"--peer {peer}: expected NAME=PYTHON, of {', '.join(LABELS)}")
         pythons[name] = python
-    with working("measuring"):
-        found = measure(k=k, repeats=repeats, peers=pythons, work=work, progress=say)
+    with working("measuring"), closing(server.connect()) if server.opensearch else nullcontext() as client:
+        found = measure(
+            k=k,
+            repeats=repeats,
+            peers=pythons,
+            client=client,
+            model=model,
+            with_cross_encoder=cross_encoder,
+            work=work,
+            progress=say,
+        )
     for row in found["rows"]:
         click.echo(_line(row))
     if file:
@@ -58,8 +90,11 @@ def bench(file: Path | None, k: int, repeats: int, peers: tuple[str, ...], work:
 def _line(row: dict[str, object]) -> str:
     if "missing" in row:
         return f"{row['name']}: not measured: {row['missing']}"
-    return (
-        f"{row['name']}: {row['ours']} {row['ours_ms']:.2f} ms ({row['ours_p10_ms']:.2f} to {row['ours_p90_ms']:.2f}); "
-        f"{row['peer']} {row['peer_ms']:.2f} ms ({row['peer_p10_ms']:.2f} to {row['peer_p90_ms']:.2f}); "
-        f"ratio {row['ratio']:.2f}"
-    )
+    sides = "; ".join(f"{row[side]} {_figure(row, side)}" for side in ("ours", "peer"))
+    return f"{row['name']}: {sides}; ratio {row['ratio']:.2f}"
+
+
+def _figure(row: dict[str, object], side: str) -> str:
+    if f"{side}_flops" in row:
+        return f"{row[f'{side}_flops']:.3g} operations"
+    return f"{row[f'{side}_ms']:.2f} ms ({row[f'{side}_p10_ms']:.2f} to {row[f'{side}_p90_ms']:.2f})"

@@ -3,74 +3,147 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from colbert_rerank.bench import cases
+from colbert_rerank.bench import cases, cross_encoder, documents, gpu, rows, server
 from colbert_rerank.bench import peer as peers
-from colbert_rerank.bench.peers import LABELS
-from tests.cli.terminal import invoke
+from tests.cli.terminal import Result, invoke
 
-# A stand-in for a library: the product of what it is given, times a number.
-LIBRARY = """
-import numpy as np
+# Stand-ins for libraries: the product of what they are given, times a number.
+MAXSIM_CPU = """
 def maxsim_scores_variable(query, matrices):
     return [{factor} * (matrix @ query.T).max(axis=0).sum() for matrix in matrices]
 """
+FLASH_MAXSIM = """
+def flash_maxsim(query, documents):
+    return (documents.float() @ query.float().T).amax(dim=1).sum(dim=1)
+"""
+SMALL_BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "last_cache", lambda: 1 << 17)
+    monkeypatch.setattr(cross_encoder, "BERT_BASE", SMALL_BERT)
+    monkeypatch.setattr(gpu, "KERNEL_DOCUMENTS", 20)
+    monkeypatch.setattr(gpu, "RAGGED", 20)
+    monkeypatch.setattr(server, "DEPTHS", dict.fromkeys(server.DEPTHS, 1))
 
 
-def library(folder: Path, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    (folder / "maxsim_cpu.py").write_text(LIBRARY.format(factor=factor), encoding="utf-8")
+def library(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def table(done: Result, file: Path) -> dict[str, dict[str, Any]]:
+    """The rows by name, as the JSON has them; each is a line of what was printed."""
+    found = json.loads(file.read_text())
+    assert {"machine", "versions", "rows"} <= found.keys()
+    by_name = {row["name"]: row for row in found["rows"]}
+    every = (*rows.SCORING, *rows.SERVER, *rows.CROSS_ENCODER, *rows.GPU)
+    assert [*by_name] == [row.name for row in every]
+    lines = done.check().out.splitlines()
+    for (name, row), line in zip(by_name.items(), lines, strict=True):
+        assert line.startswith(f"{name}: not measured: {row['missing']}" if "missing" in row else f"{name}: ")
+    return by_name
+
+
+def check_times(row: Mapping[str, Any], k: int, repeats: int) -> None:
+    assert (row["k"], row["repeats"]) == (k, repeats)
+    assert row["threads"] >= 1
+    for side in ("ours", "peer"):
+        assert 0 < row[f"{side}_p10_ms"] <= row[f"{side}_ms"] <= row[f"{side}_p90_ms"]
+    assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"])
 
 
 @pytest.mark.usefixtures("small")
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library(tmp_path, monkeypatch, 1.0)
+    library(tmp_path, monkeypatch, "maxsim_cpu", MAXSIM_CPU.format(factor=1.0))
     file = tmp_path / "bench.json"
-    done = invoke(
-        "bench", "--k", "100", "--repeats", "3", "--json", file, "--peer", f"maxsim_cpu={sys.executable}"
-    ).check()
+    python = os.path.relpath(sys.executable)
+    done = invoke("bench", "--k", "100", "--repeats", "3", "--json", file, "--peer", f"maxsim_cpu={python}")
+    by_name = table(done, file)
     found = json.loads(file.read_text())
-    assert {"machine", "versions", "rows"} <= found.keys()
-    assert found["documents"] * cases.TOKENS * (cases.DIM + 4) >= 9.9 * cases.last_cache()
-    rows = {row["name"]: row for row in found["rows"]}
-    assert {"cpu_fp16_vs_maxsim_cpu", "cpu_int8_vs_maxsim_cpu", "cpu_fp16_vs_pylate"} <= rows.keys()
-    for name, row in rows.items():
-        if "pylate" in name:
-            assert "No module named 'pylate'" in row["missing"]
-            assert f"{name}: not measured" in done.out
-            continue
-        assert (row["k"], row["repeats"]) == (100, 3)
-        assert row["threads"] >= 1
-        assert 0 < row["ours_p10_ms"] <= row["ours_ms"] <= row["ours_p90_ms"]
-        assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"])
-        assert f"{name}: {row['ours']} " in done.out
+    assert found["documents"] * documents.TOKENS * (documents.DIM + 4) >= 9.9 * cases.last_cache()
+    for row in rows.SCORING:
+        if row.peer == "pylate":
+            assert "No module named 'pylate'" in by_name[row.name]["missing"]
+        else:
+            check_times(by_name[row.name], 100, 3)
+    assert found["versions"]["maxsim_cpu"] == "unknown", "the stand-in has none"
+    assert by_name["cpu_fp16_vs_opensearch_k1000"]["missing"] == "not asked for: --opensearch URL"
+    assert by_name["time_cross_encoder_vs_colbert"]["missing"] == "not asked for: --cross-encoder"
 
 
 @pytest.mark.usefixtures("small")
 def test_a_peer_that_does_other_work_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library(tmp_path, monkeypatch, 1.1)
+    library(tmp_path, monkeypatch, "maxsim_cpu", MAXSIM_CPU.format(factor=1.1))
     done = invoke("bench", "--k", "10", "--repeats", "1", "--work", tmp_path).check()
     assert "cpu_fp16_vs_maxsim_cpu: not measured: its scores are others, by up to" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["maxsim_cpu.py"], "what it made is removed"
 
 
+def test_operations_are_those_of_the_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_encoder, "BERT_BASE", SMALL_BERT)
+    hidden, inner, tokens, query = 8, 16, 7, documents.QUERY_TOKENS
+
+    def layer(length: int) -> int:
+        return 2 * length * (4 * hidden**2 + 2 * hidden * inner) + 4 * length**2 * hidden
+
+    pooled_and_classified = 2 * (hidden**2 + hidden)
+    assert cross_encoder.cross_encoder_flops([tokens, tokens, 9]) == (
+        2 * layer(tokens) + layer(9) + 3 * pooled_and_classified
+    )
+    encoded, rows_scored = layer(query) + 2 * query * hidden * documents.DIM, 2 * 16 * documents.DIM * query
+    assert cross_encoder.colbert_flops([tokens, 9]) == encoded + rows_scored
+
+
+def test_passages_are_as_long_as_they_are_said_to_be() -> None:
+    lengths = cross_encoder.passage_lengths(1000)
+    assert lengths == cross_encoder.passage_lengths(1000)
+    assert sum(lengths) / 1000 == pytest.approx(cross_encoder.MEAN, abs=3)
+    assert cross_encoder.SHORTEST <= min(lengths) < max(lengths) <= cross_encoder.LONGEST
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, which shows that they run; the clock of a GPU is not looked at."""
+    library(tmp_path, monkeypatch, "flash_maxsim", FLASH_MAXSIM)
+    monkeypatch.setattr(gpu, "cuda", lambda: "cpu")
+    file = tmp_path / "bench.json"
+    by_name = table(invoke("bench", "--k", "5", "--repeats", "2", "--json", file, "--cross-encoder"), file)
+    check_times(by_name["gpu_kernel_vs_flash_maxsim"], 5, 2)
+    check_times(by_name["gpu_ragged_vs_memory_bandwidth"], gpu.RAGGED, 2)
+    assert "late_interaction_kernels" in by_name["gpu_kernel_vs_late_interaction_kernels"]["missing"]
+    for name in ("time_cross_encoder_vs_colbert", "gpu_time_cross_encoder_vs_colbert"):
+        check_times(by_name[name], 5, 3)
+        assert by_name[name]["peer_repeats"] == cross_encoder.REPEATS
+    for name in ("flops_cross_encoder_vs_colbert_paper", "flops_cross_encoder_vs_colbert_own_lengths"):
+        assert by_name[name]["ratio"] == by_name[name]["peer_flops"] / by_name[name]["ours_flops"]
+    for name in gpu.RESIDENT:
+        assert by_name[name]["missing"].startswith("not yet measured: ")
+
+
 @pytest.mark.parametrize(
-    ("peer", "message"),
-    [("pylate", "expected NAME=PYTHON, of maxsim_cpu, pylate"), ("pylate=/no/python", "/no/python cannot be run")],
+    ("option", "value", "message"),
+    [
+        ("--peer", "pylate", "expected NAME=PYTHON, of maxsim_cpu, pylate"),
+        ("--peer", "pylate=/no/python", "/no/python cannot be run"),
+        ("--model", "starter", "--model: only with --opensearch URL"),
+        ("--os-user", "me", "--os-user: only with --opensearch URL"),
+    ],
 )
 @pytest.mark.usefixtures("small")
-def test_peers_that_are_not_there(peer: str, message: str) -> None:
-    assert message in invoke("bench", "--k", "1", "--repeats", "1", "--peer", peer).error
+def test_what_is_not_there(option: str, value: str, message: str) -> None:
+    assert message in invoke("bench", "--k", "1", "--repeats", "1", option, value).error
 
 
 def test_every_peer_has_a_name() -> None:
-    assert [*peers.LIBRARIES] == [*LABELS]
+    assert [*peers.LIBRARIES] == [*rows.LABELS]
+    assert {*peers.ON_GPU} <= {*peers.WITH_TORCH} <= {*peers.LIBRARIES}

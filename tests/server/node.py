@@ -83,6 +83,7 @@ class OpenSearchNode:
         settings: further lines for opensearch.yml.
         plugins: names of folders of the "plugins" part to load; it is fetched only if there are any.
         data: where the indices lie; by default in a temporary folder that goes with the node.
+        quick_start: Java options of a node that is young all its life; without them it is as fast as in production.
         timeout: seconds to wait for the node to answer.
 
     Raises:
@@ -101,6 +102,7 @@ class OpenSearchNode:
         settings: Mapping[str, object] | None = None,
         plugins: Sequence[str] = (),
         data: Path | None = None,
+        quick_start: bool = True,
         timeout: float = 180.0,
     ) -> None:
         self.url = ""
@@ -109,6 +111,7 @@ class OpenSearchNode:
         self._settings = dict(settings or {})
         self._plugins = list(plugins)
         self._data = data
+        self._quick_start = quick_start
         self._timeout = timeout
         self._work: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -203,8 +206,7 @@ class OpenSearchNode:
         options = [
             f"-Xms{self._heap}",
             f"-Xmx{self._heap}",
-            "-XX:+UseSerialGC",  # with TieredStopAtLevel: a test node is young all its life, so start fast
-            "-XX:TieredStopAtLevel=1",
+            *(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if self._quick_start else ["-XX:+UseG1GC"]),
             "-Djava.awt.headless=true",
             "-Dfile.encoding=UTF-8",
             "-Djava.locale.providers=SPI,CLDR",
@@ -287,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=9200, help="HTTP port; 0 takes a free one (default: 9200)")
     parser.add_argument("--heap", default="512m", help="Java's heap (default: 512m)")
     parser.add_argument("--data", type=Path, help="keep the indices in this folder (default: they go with the node)")
+    parser.add_argument("--plugin", action="append", default=[], help="load it, such as opensearch-knn; repeatable")
+    parser.add_argument("--production", action="store_true", help="Java as in production, for benchmarks: slower start")
     options = parser.parse_args(arguments)
     if options.check:
         return check()
@@ -298,7 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not is_laid_out():
             print(f"Fetching OpenSearch {VERSION} with Maven (162 MB, once) ...", flush=True)
-        with OpenSearchNode(port=options.port, heap=options.heap, data=options.data) as node:
+        with OpenSearchNode(
+            port=options.port,
+            heap=options.heap,
+            data=options.data,
+            plugins=options.plugin,
+            quick_start=not options.production,
+        ) as node:
             signal.signal(signal.SIGINT, ask_to_stop)
             signal.signal(signal.SIGTERM, ask_to_stop)
             print(
