@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from colbert_rerank.bench import rows as table
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 CHECKPOINTS = HERE.parent / "docs" / "checkpoints.md"
+BENCHMARKS = HERE.parent / "docs" / "benchmarks.md"
 NAMES = {"dl19": "TREC DL19", "scifact": "SciFact", "cranfield": "Cranfield", "musique_mini": "MuSiQue (bundled)"}
 
 
@@ -161,6 +165,87 @@ def parity(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", source("parity", data, "../")])
 
 
+# Of the paper (https://arxiv.org/abs/2004.12832, table 1): re-ranking 1000 passages of MS MARCO on one V100.
+PAPER = {
+    "FLOPs a query, the paper": ("97 T", "7 G", "13,900"),
+    "ms a query, the paper, on a V100": ("10,700", "61", "175"),
+}
+NOT_MEASURED = "not yet measured"
+COUNTED = {
+    "FLOPs a query, counted as the paper does": "flops_cross_encoder_vs_colbert_paper",
+    "FLOPs a query, passages as long as they are": "flops_cross_encoder_vs_colbert_own_lengths",
+    "ms a query, passages as long as they are, on a CPU": "time_cross_encoder_vs_colbert",
+}
+
+
+def bench(data: dict[str, Any]) -> str:
+    found = {row["name"]: row for row in data["rows"]}
+    lines = _comparisons((*table.SCORING, *table.SERVER), found)
+    stages = found.get(table.SERVER[-1].name, {}).get("stages_ms", {})
+    if stages:
+        each = ", ".join(f"{LABELS.get(stage, stage)} {ms:.1f}" for stage, ms in stages.items())
+        lines += ["", f"A query of the last row from text to ranking, medians in milliseconds: {each}."]
+    lines += ["", "The paper's claim, for 1000 candidates:", ""]
+    lines += ["| | BERT-base cross-encoder | ColBERT on BERT-base | times |", "|---|---|---|---|"]
+    lines += [f"| {what} | {' | '.join(cells)} |" for what, cells in PAPER.items()]
+    for what, name in COUNTED.items():
+        lines.append(f"| {what} | {' | '.join(_paper_cells(found.get(name, {'missing': ''})))} |")
+    return "\n".join([*lines, "", _recorded("bench", data)])
+
+
+def bench_gpu(data: dict[str, Any]) -> str:
+    found = {row["name"]: row for row in data["rows"]}
+    return "\n".join([*_comparisons(table.GPU, found), "", _recorded("bench_gpu", data)])
+
+
+def _comparisons(listed: Sequence[table.Row], found: Mapping[str, dict[str, Any]]) -> list[str]:
+    lines = ["| row | ours | ms | beside it | ms | ratio | goal |", "|---|---|---|---|---|---|---|"]
+    for row in listed:
+        cells = [f"`{row.name}`", row.ours, "", table.LABELS.get(row.peer, row.peer), "", NOT_MEASURED, row.goal]
+        figures = found.get(row.name, {"missing": ""})
+        if "missing" not in figures:
+            cells[2], cells[4] = (_spread(figures, side) for side in ("ours", "peer"))
+            cells[5] = times(figures["ratio"])
+        elif figures["missing"]:
+            cells[5] = f"not measured: {figures['missing'].removeprefix(f'{NOT_MEASURED}: ')}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(row: Mapping[str, Any], side: str) -> str:
+    return f"{times(row[f'{side}_ms'])} ({times(row[f'{side}_p10_ms'])} to {times(row[f'{side}_p90_ms'])})"
+
+
+def _paper_cells(row: Mapping[str, Any]) -> list[str]:
+    if "missing" in row:
+        return ["", "", NOT_MEASURED]
+    kind, shown = ("flops", operations) if "ours_flops" in row else ("ms", times)
+    return [shown(row[f"peer_{kind}"]), shown(row[f"ours_{kind}"]), times(row["ratio"])]
+
+
+def _recorded(name: str, data: dict[str, Any]) -> str:
+    if "versions" not in data:
+        return f"Nothing is recorded yet; `python -m benchmarks.bench` writes benchmarks/results/{name}.json."
+    machine, versions = data["machine"], data["versions"]
+    also = [f"{peer} {versions[peer]}" for peer in (*table.LABELS, "opensearch") if peer in versions]
+    gpu = [machine["gpu"]] if "gpu" in machine else []
+    where = [*gpu, f"{machine['cores']} cores", f"{machine['memory_gib']} GiB", *also]
+    shape = (
+        f"{data['documents']:,} documents of {data['tokens']} tokens and {data['dim']} dimensions; a query has "
+        f"{data['query_tokens']} tokens. Kernel: {data['scoring']}. {', '.join(where)}."
+    )
+    return f"{shape}\n{source(name, data, '../', 'bench')}"
+
+
+def times(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def operations(value: float) -> str:
+    return f"{value / 1e12:.1f} T" if value >= 1e12 else f"{value / 1e9:.1f} G"
+
+
 LABELS = {
     "candidates": "BM25 candidates (OpenSearch)",
     "encode": "encode the query",
@@ -175,14 +260,21 @@ def f4(value: float) -> str:
     return f"{value:.4f}"
 
 
-def source(name: str, data: dict[str, Any], up: str = "") -> str:
+def source(name: str, data: dict[str, Any], up: str = "", program: str = "") -> str:
     versions = data["versions"]
     where = f"{data['machine']['processor']}, Python {versions['python']}, torch {versions['torch']}"
     path = f"benchmarks/results/{name}.json"
-    return f"Recorded in [{path}]({up}{path}) by `python -m benchmarks.{name}` (commit {data['commit']}, {where})."
+    command = f"python -m benchmarks.{program or name}"
+    return f"Recorded in [{path}]({up}{path}) by `{command}` (commit {data['commit']}, {where})."
 
 
-PAGES = {README: (quality, codecs, speed, store, large, query_encoding), CHECKPOINTS: (parity,)}
+PAGES = {
+    README: (quality, codecs, speed, store, large, query_encoding),
+    CHECKPOINTS: (parity,),
+    BENCHMARKS: (bench, bench_gpu),
+}
+# Tables that are shown before they are recorded.
+AHEAD = (bench, bench_gpu)
 
 
 def rendered(page: Path) -> str:
@@ -190,7 +282,9 @@ def rendered(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     for render in PAGES[page]:
         name = render.__name__
-        data = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        path = HERE / "results" / f"{name}.json"
+        ahead = render in AHEAD and not path.exists()
+        data = {"rows": []} if ahead else json.loads(path.read_text(encoding="utf-8"))
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->\n")
         text = f"{before}<!-- {name} -->\n{render(data)}\n<!-- /{name} -->\n{after}"

@@ -28,12 +28,16 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "h5py", "tantivy", "
 
 def environment() -> dict[str, Any]:
     """What every measurement records beside its figures: the machine and the versions."""
+    import torch
+
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "machine": {
             "processor": _processor(),
             "cores": cores(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
             "system": f"{platform.system()} {platform.machine()}",
+            **gpu,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }

@@ -42,6 +42,7 @@ INDEXED = 5000  # documents with vectors, about 75 kB of JSON each
 PASSAGES = 30_000
 FIELDS = ("text",)
 TRIED = 5  # queries for each that finds enough
+WARM_UPS = 5  # requests, after which Java has compiled what they run
 DECIMALS = 5  # of a vector's value in JSON: less than float16 rounds by
 CHUNK_BYTES = 8 << 20  # of a bulk request
 ADDED = ("encode", "gather", "score", "order")  # a re-ranker's stages after the candidates are there
@@ -123,6 +124,8 @@ def _late_interaction(
             "ours": Work(documents.count, lambda drawn: wall_ms(lambda: documents.ranked("float16", drawn))),
             "peer": Work(count, late),
         }
+        for _ in range(WARM_UPS):
+            late(list(range(min(count, max(DEPTHS.values())))))
         found = []
         for row in rows:
             k = DEPTHS[row.name]
@@ -163,7 +166,7 @@ def _reranking(
     from colbert_rerank.encoder import Encoder
     from colbert_rerank.rerank import Reranker
 
-    row, k = SERVER[-1], shape["k"]
+    row, k, asked = SERVER[-1], shape["k"], WARM_UPS + shape["repeats"]
     encoder, words = Encoder.load(model, device="cpu"), Words()
     progress(f"indexing {PASSAGES:,} passages")
     with temporary_index(client, PASSAGES_INDEX, index_body(FIELDS)):
@@ -172,10 +175,10 @@ def _reranking(
         candidates = OpenSearchCandidates(client, PASSAGES_INDEX, fields=FIELDS, batch=1)
         store = _store_of(encoder, candidates.origin, folder / "passages")
         reranker = Reranker(Store.open(store, verify="open"), encoder)
-        queries = [Query(str(n), text) for n, text in enumerate(words.queries(TRIED * (shape["repeats"] + 1)))]
+        queries = [Query(str(n), text) for n, text in enumerate(words.queries(TRIED * asked))]
         full = (q for q, hits in zip(queries, candidates.search(queries, k), strict=True) if len(hits) == k)
-        chosen = list(islice(full, shape["repeats"] + 1))
-        if len(chosen) <= shape["repeats"]:
+        chosen = list(islice(full, asked))
+        if len(chosen) < asked:
             return missing(row, f"of {len(queries)} queries only {len(chosen)} found {k} passages")
         progress("measuring a re-ranked query")
 
@@ -188,12 +191,11 @@ def _reranking(
             for _ in reranker.run([query], candidates, k):
                 pass
             peer.append(with_source(query))
-    # the first query warms up
-    stages = {stage: 1000 * np.array(times)[1:] for stage, times in reranker.report.seconds.items()}
+    stages = {stage: 1000 * np.array(times)[WARM_UPS:] for stage, times in reranker.report.seconds.items()}
     ours = np.sum([stages[stage] for stage in ADDED], axis=0)
     more = {"model": model, "index_documents": PASSAGES, "index_bytes": size}
     more["stages_ms"] = {stage: float(np.median(times)) for stage, times in stages.items()}
-    return measured(row, ours.tolist(), peer[1:], **shape, **more)
+    return measured(row, ours.tolist(), peer[WARM_UPS:], **shape, **more)
 
 
 def _passage(doc_id: str, text: str) -> dict[str, object]:
@@ -231,5 +233,5 @@ def _fill(client: opensearchpy.OpenSearch, index: str, actions: Iterator[dict[st
             raise OpenSearchError(f"{server_url(client)}, index {index!r}: it refused {refused[0]!r:.300}")
         client.indices.flush(index=index)
         client.indices.refresh(index=index)
-        stats = client.indices.stats(index=index, metric="store")
-    return int(stats["indices"][index]["total"]["store"]["size_in_bytes"])
+        segments = client.cat.segments(index=index, params={"bytes": "b", "format": "json"})
+    return sum(int(segment["size"]) for segment in segments)
