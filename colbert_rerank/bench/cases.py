@@ -45,7 +45,7 @@ def measure(
 
     ``k`` candidates a query, where a row does not name their number; ``peers`` names the Python that has each library.
     ``client`` is of an OpenSearch that may be filled for a while, ``model`` what to re-rank its candidates with;
-    ``with_cross_encoder`` takes minutes. ``work`` is a folder for stores of a few gigabytes, by default a temporary
+    ``with_cross_encoder`` takes minutes. ``work`` is a folder for 40 times the last cache, by default a temporary
     one. What does not run is named in its rows as missing. Raises UsageError and OpenSearchError.
     """
     import torch

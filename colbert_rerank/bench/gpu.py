@@ -62,10 +62,10 @@ def cuda() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def on_device(docs: Gathered) -> Gathered:
-    """Documents whose rows are where the kernel reads them, before the clock starts: as soon as rows can be resident.
+def on_device(docs: Gathered, device: str) -> Gathered:
+    """The documents as the kernel reads them: their rows are to be on the device before the clock starts.
 
-    Until then they are moved within the time.
+    Until `scores_of` takes rows that are there, it moves them within the time.
     """
     return docs
 
@@ -83,7 +83,7 @@ def _kernels(
     halves = vectors.astype(np.float16).reshape(count, tokens, DIM)
 
     def docs(numbers: list[int]) -> Gathered:
-        return on_device(_gathered(halves[numbers].reshape(-1, DIM), np.full(len(numbers), tokens)))
+        return on_device(_gathered(halves[numbers].reshape(-1, DIM), np.full(len(numbers), tokens)), device)
 
     def scores(numbers: list[int]) -> npt.NDArray[np.float64]:
         return scores_of(query, docs(numbers), device, "dot", "sum")
@@ -110,7 +110,7 @@ def _ragged(device: str, shape: dict[str, int]) -> dict[str, Any]:
     (row,) = (row for row in GPU if row.name == "gpu_ragged_vs_memory_bandwidth")
     rng = np.random.default_rng(5)
     query, counts = unit_vectors(rng, QUERY_TOKENS, DIM), rng.integers(SHORTEST, LONGEST + 1, RAGGED)
-    docs = on_device(_gathered(unit_vectors(rng, int(counts.sum()), DIM).astype(np.float16), counts))
+    docs = on_device(_gathered(unit_vectors(rng, int(counts.sum()), DIM).astype(np.float16), counts), device)
     source = torch.zeros(docs.values.shape, dtype=torch.float16, device=device)
     copy = torch.empty_like(source)
     ours, peer = [], []

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class Peer:
     """A process of a library; ends with its ``with`` block. Raises PeerMissingError where the library does not run."""
 
     def __init__(self, name: str, python: str, matrices: Matrices, threads: int) -> None:
-        folder = matrices.vectors.parent
+        self._name, folder = name, matrices.vectors.parent
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8")
         counted = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         files = [str(matrices.vectors), str(matrices.query)]
@@ -88,17 +88,24 @@ class Peer:
 
     def score(self, numbers: list[int]) -> Answer:
         """Raises PeerMissingError where it has ended."""
-        stdin = self._process.stdin
-        if stdin:
-            stdin.write(json.dumps(numbers) + "\n")
-            stdin.flush()
+        if stdin := self._process.stdin:
+            with suppress(BrokenPipeError):  # it has ended, as the reading will tell
+                stdin.write(json.dumps(numbers) + "\n")
+                stdin.flush()
         found = self._read()
         if not isinstance(found, dict):
             raise PeerMissingError("it ended")
         return Answer(float(found["ms"]), np.array(found["scores"], dtype=np.float64))
 
     def ms(self, numbers: list[int]) -> float:
-        return self.score(numbers).ms
+        """The time of a peer that was seen to run. Raises UsageError where it has ended since."""
+        try:
+            return self.score(numbers).ms
+        except PeerMissingError:
+            raise UsageError(
+                f"{self._name} ended while it was measured: has this machine memory enough for it? The vectors it "
+                "holds are ten times as large as the last cache"
+            ) from None
 
     def _read(self) -> object:
         line = self._process.stdout.readline() if self._process.stdout else ""

@@ -34,7 +34,9 @@ from colbert_rerank.errors import UsageError
     "--model", metavar="NAME", help="With --opensearch: re-rank its candidates with this model, such as starter."
 )
 @click.option("--cross-encoder", is_flag=True, help="Beside a cross-encoder, too: takes minutes on a CPU.")
-@click.option("--work", type=FOLDER, help="A folder for a few gigabytes; by default the system's temporary one.")
+@click.option(
+    "--work", type=FOLDER, help="A folder for 40 times the last cache; by default the system's temporary one."
+)
 @opensearch_options
 @output_options
 def bench(

@@ -20,6 +20,13 @@ MAXSIM_CPU = """
 def maxsim_scores_variable(query, matrices):
     return [{factor} * (matrix @ query.T).max(axis=0).sum() for matrix in matrices]
 """
+# Lives as long as it takes to be compared: called once to be ready, and once for its scores.
+ENDS = """
+import itertools, os
+calls = itertools.count()
+def maxsim_scores_variable(query, matrices, compared=maxsim_scores_variable):
+    return compared(query, matrices) if next(calls) < 2 else os._exit(1)
+"""
 FLASH_MAXSIM = """
 def flash_maxsim(query, documents):
     return (documents.float() @ query.float().T).amax(dim=1).sum(dim=1)
@@ -128,6 +135,22 @@ def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pyte
         assert by_name[name]["ratio"] == by_name[name]["peer_flops"] / by_name[name]["ours_flops"]
     for name in gpu.RESIDENT:
         assert by_name[name]["missing"].startswith("not yet measured: ")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("small")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    by_name = table(invoke("bench", "--k", "5", "--repeats", "2", "--json", file, "--cross-encoder"), file)
+    check_times(by_name["gpu_ragged_vs_memory_bandwidth"], gpu.RAGGED, 2)
+    check_times(by_name["gpu_time_cross_encoder_vs_colbert"], 5, 3)
+    assert json.loads(file.read_text())["machine"]["gpu"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_peer_that_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library(tmp_path, monkeypatch, "maxsim_cpu", MAXSIM_CPU.format(factor=1.0) + ENDS)
+    assert "maxsim_cpu ended while it was measured" in invoke("bench", "--k", "5", "--repeats", "1").error
 
 
 @pytest.mark.parametrize(

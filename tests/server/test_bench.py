@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from colbert_rerank.bench import cases, server
+from colbert_rerank.bench import cases, gpu, server
 from colbert_rerank.connection import Connection
 from colbert_rerank.opensearch import connect
 from tests.cli.terminal import Result, invoke
@@ -26,6 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "DEPTHS", dict.fromkeys(server.DEPTHS, K))
     monkeypatch.setattr(server, "INDEXED", 2 * K)
     monkeypatch.setattr(server, "PASSAGES", 300)
+    monkeypatch.setattr(gpu, "cuda", lambda: None)
 
 
 def bench(url: str, file: Path, *options: str) -> Result:

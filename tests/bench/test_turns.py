@@ -1,0 +1,37 @@
+"""Candidates are drawn anew in each turn; passages are as words are drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from colbert_rerank.bench.passages import PASSAGE_WORDS, QUERY_WORDS, Words
+from colbert_rerank.bench.turns import Work, in_turns
+
+
+def test_each_turn_draws_other_documents_of_those_that_a_work_has() -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def work(name: str, documents: int) -> Work:
+        def timed(numbers: list[int]) -> float:
+            seen.append((name, numbers))
+            return float(len(seen))
+
+        return Work(documents, timed)
+
+    times = in_turns({"all": work("all", 1000), "few": work("few", 6)}, k=5, repeats=3)
+    assert times == {"all": [3.0, 5.0, 7.0], "few": [4.0, 6.0, 8.0]}, "in turns, the first of which warms up"
+    assert [name for name, _ in seen] == ["all", "few"] * 4
+    for name, numbers in seen:
+        assert len(set(numbers)) == 5
+        assert set(numbers) <= set(range({"all": 1000, "few": 6}[name]))
+    assert len({tuple(numbers) for name, numbers in seen if name == "all"}) == 4
+
+
+def test_words_are_as_common_as_in_the_bundled_collection() -> None:
+    passages = list(Words().passages(200))
+    assert passages == list(Words().passages(200)), "the same at each start"
+    assert {len(text.split()) for text in passages} == {PASSAGE_WORDS}
+    assert {len(text.split()) for text in Words().queries(20)} == {QUERY_WORDS}
+    counted = Counter(word for text in passages for word in text.split())
+    assert counted.most_common(1)[0][0] == "the"
+    assert sum(count == 1 for count in counted.values()) > len(counted) / 3, "most are rare"
