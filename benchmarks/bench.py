@@ -16,11 +16,13 @@ import torch
 from benchmarks import record
 from colbert_rerank.cli import main as colbert_rerank
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def main() -> None:
     commit = record.environment()["commit"]  # before hours are spent on figures of nothing known
     name = "bench_gpu" if torch.cuda.is_available() else "bench"
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     sys.argv[1:1] = ["bench", "--json", str(path)]
     try:
         colbert_rerank()

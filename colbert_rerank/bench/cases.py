@@ -27,6 +27,8 @@ from colbert_rerank.maxsim import in_place, native, scores_of
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+    from colbert_rerank.encoder import Encoder
+
 CACHES = 10  # times the last cache
 
 
@@ -36,7 +38,7 @@ def measure(
     repeats: int = 30,
     peers: Mapping[str, str],
     client: OpenSearch | None = None,
-    model: str | None = None,
+    encoder: Encoder | None = None,
     with_cross_encoder: bool = False,
     work: Path | None = None,
     progress: Progress = lambda stage: None,
@@ -44,7 +46,7 @@ def measure(
     """Measure and return what `colbert-rerank bench --json` writes: machine, versions, and the rows of the table.
 
     ``k`` candidates a query, where a row does not name their number; ``peers`` names the Python that has each library.
-    ``client`` is of an OpenSearch that may be filled for a while, ``model`` what to re-rank its candidates with;
+    ``client`` is of an OpenSearch that may be filled for a while, ``encoder`` what re-ranks its candidates;
     ``with_cross_encoder`` takes minutes. ``work`` is a folder for 40 times the last cache, by default a temporary
     one. What does not run is named in its rows as missing. Raises UsageError and OpenSearchError.
     """
@@ -52,6 +54,8 @@ def measure(
 
     if k < 1 or repeats < 1:
         raise UsageError("k and repeats: expected 1 or more")
+    if client is not None:
+        server.check_free(client)
     shape = {"k": k, "threads": torch.get_num_threads(), "repeats": repeats}
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="colbert-rerank-bench-", dir=work) as made:
@@ -61,7 +65,7 @@ def measure(
         counts = [max(least, CACHES * last_cache() // (TOKENS * row)) for row in (DIM + 4, 4 * DIM)]
         documents = Documents(folder, *counts)  # int8 and float32: each as large as it has to be
         found = _scoring(documents, peers, versions, shape, progress)
-        found += server.measure(client, documents, model, folder, versions, shape, progress)
+        found += server.measure(client, documents, encoder, folder, versions, shape, progress)
         found += cross_encoder.measure(documents, with_cross_encoder, shape, progress)
         found += gpu.measure(documents, folder, peers, versions, with_cross_encoder, shape, progress)
     known = environment()

@@ -26,7 +26,7 @@ from colbert_rerank.bench.peers import CHECKED, PeerMissingError, check_scores
 from colbert_rerank.bench.rows import SERVER, Progress, measured, missing
 from colbert_rerank.bench.turns import Work, in_turns, wall_ms
 from colbert_rerank.errors import OpenSearchError, UsageError
-from colbert_rerank.opensearch import server_url, translated
+from colbert_rerank.opensearch import check_server, server_url, translated
 from colbert_rerank.recipe import Recipe
 from colbert_rerank.store import Manifest, Store, writing
 from colbert_rerank.store.exchange import OPENSEARCH_FIELD
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 def measure(
     client: opensearchpy.OpenSearch | None,
     documents: Documents,
-    model: str | None,
+    encoder: Encoder | None,
     folder: Path,
     versions: dict[str, str],
     shape: dict[str, int],
@@ -65,12 +65,20 @@ def measure(
     """The rows of a server. Raises OpenSearchError, and UsageError where its indices are there already."""
     if client is None:
         return [missing(row, NO_SERVER) for row in SERVER]
-    versions["opensearch"] = str(client.info()["version"]["number"])
+    versions["opensearch"] = check_server(client).version or "unknown"
     *_, added = SERVER
     found = _late_interaction(client, documents, shape, progress)
-    if model is None:
+    if encoder is None:
         return [*found, missing(added, NO_MODEL)]
-    return [*found, _reranking(client, model, folder, shape, progress)]
+    return [*found, _reranking(client, encoder, folder, shape, progress)]
+
+
+def check_free(client: opensearchpy.OpenSearch) -> None:
+    """Raises UsageError where an index is there already that is to be made."""
+    for name in (TOKENS_INDEX, PASSAGES_INDEX):
+        with translated(client, index=name):
+            if client.indices.exists(index=name):
+                raise _taken(client, name)
 
 
 @contextmanager
@@ -84,10 +92,7 @@ def temporary_index(client: opensearchpy.OpenSearch, name: str, body: Mapping[st
             except opensearchpy.TransportError as error:
                 ours = False
                 if error.error == "resource_already_exists_exception":
-                    raise UsageError(
-                        f"{server_url(client)}: the index {name!r} is there already. Another bench is running, or one "
-                        "was killed: then delete that index"
-                    ) from None
+                    raise _taken(client, name) from None
                 raise
         yield
     finally:
@@ -99,6 +104,13 @@ def temporary_index(client: opensearchpy.OpenSearch, name: str, body: Mapping[st
                 _log.warning("the index %s was made for this and is left behind; delete it (%s)", name, error)
 
 
+def _taken(client: opensearchpy.OpenSearch, name: str) -> UsageError:
+    return UsageError(
+        f"{server_url(client)}: the index {name!r} is there already. Another bench is running, or one was killed: then "
+        "delete that index"
+    )
+
+
 def _late_interaction(
     client: opensearchpy.OpenSearch, documents: Documents, shape: dict[str, int], progress: Progress
 ) -> list[dict[str, Any]]:
@@ -107,7 +119,7 @@ def _late_interaction(
     settings = {"number_of_shards": shape["threads"], "number_of_replicas": 0, "refresh_interval": "-1"}
     fields = {DOC_ID: {"type": "keyword"}, "tokens": OPENSEARCH_FIELD}
     body = {"settings": {"index": settings}, "mappings": {"dynamic": False, "properties": fields}}
-    with temporary_index(client, TOKENS_INDEX, body):
+    with temporary_index(client, TOKENS_INDEX, body), translated(client, index=TOKENS_INDEX):
         more = {"shards": shape["threads"], "index_documents": count}
         more["index_bytes"] = _fill(client, TOKENS_INDEX, _with_vectors(documents, count))
         numbers = list(range(min(CHECKED, count)))
@@ -159,17 +171,16 @@ def _late_scores(
 
 
 def _reranking(
-    client: opensearchpy.OpenSearch, model: str, folder: Path, shape: dict[str, int], progress: Progress
+    client: opensearchpy.OpenSearch, encoder: Encoder, folder: Path, shape: dict[str, int], progress: Progress
 ) -> dict[str, Any]:
     """A query from its text to its ranking, as `Reranker.run` goes; and the same BM25 query with its texts."""
     from colbert_rerank.candidates.opensearch import OpenSearchCandidates
-    from colbert_rerank.encoder import Encoder
     from colbert_rerank.rerank import Reranker
 
     row, k, asked = SERVER[-1], shape["k"], WARM_UPS + shape["repeats"]
-    encoder, words = Encoder.load(model, device="cpu"), Words()
+    words = Words()
     progress(f"indexing {PASSAGES:,} passages")
-    with temporary_index(client, PASSAGES_INDEX, index_body(FIELDS)):
+    with temporary_index(client, PASSAGES_INDEX, index_body(FIELDS)), translated(client, index=PASSAGES_INDEX):
         texts = enumerate(words.passages(PASSAGES))
         size = _fill(client, PASSAGES_INDEX, ({"_id": str(n), "_source": _passage(str(n), text)} for n, text in texts))
         candidates = OpenSearchCandidates(client, PASSAGES_INDEX, fields=FIELDS, batch=1)
@@ -193,7 +204,7 @@ def _reranking(
             peer.append(with_source(query))
     stages = {stage: 1000 * np.array(times)[WARM_UPS:] for stage, times in reranker.report.seconds.items()}
     ours = np.sum([stages[stage] for stage in ADDED], axis=0)
-    more = {"model": model, "index_documents": PASSAGES, "index_bytes": size}
+    more = {"model": encoder.checkpoint.name, "index_documents": PASSAGES, "index_bytes": size}
     more["stages_ms"] = {stage: float(np.median(times)) for stage, times in stages.items()}
     return measured(row, ours.tolist(), peer[WARM_UPS:], **shape, **more)
 
@@ -225,13 +236,12 @@ def _store_of(encoder: Encoder, origin: Origin, folder: Path) -> Path:
 
 def _fill(client: opensearchpy.OpenSearch, index: str, actions: Iterator[dict[str, Any]]) -> int:
     """Index all of them, to be found; returns the bytes on disk."""
-    with translated(client, index=index):
-        _, refused = opensearchpy.helpers.bulk(
-            client, actions, index=index, max_chunk_bytes=CHUNK_BYTES, raise_on_error=False
-        )
-        if refused:
-            raise OpenSearchError(f"{server_url(client)}, index {index!r}: it refused {refused[0]!r:.300}")
-        client.indices.flush(index=index)
-        client.indices.refresh(index=index)
-        segments = client.cat.segments(index=index, params={"bytes": "b", "format": "json"})
+    _, refused = opensearchpy.helpers.bulk(
+        client, actions, index=index, max_chunk_bytes=CHUNK_BYTES, raise_on_error=False
+    )
+    if refused:
+        raise OpenSearchError(f"{server_url(client)}, index {index!r}: it refused {refused[0]!r:.300}")
+    client.indices.flush(index=index)
+    client.indices.refresh(index=index)
+    segments = client.cat.segments(index=index, params={"bytes": "b", "format": "json"})
     return sum(int(segment["size"]) for segment in segments)

@@ -65,6 +65,7 @@ def bench(
         refuse((*SERVER, "model"), "only with --opensearch URL")
     from colbert_rerank.bench import measure
     from colbert_rerank.bench.rows import LABELS
+    from colbert_rerank.encoder import Encoder
 
     pythons = dict.fromkeys(LABELS, sys.executable)
     for peer in peers:
@@ -78,7 +79,7 @@ def bench(
             repeats=repeats,
             peers=pythons,
             client=client,
-            model=model,
+            encoder=Encoder.load(model, device="cpu") if model else None,
             with_cross_encoder=cross_encoder,
             work=work,
             progress=say,

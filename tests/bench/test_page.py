@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import benchmarks.bench
 from benchmarks import render
 from colbert_rerank.bench import rows
 
@@ -85,3 +89,23 @@ def test_nothing_is_recorded_yet(table: Any) -> None:
     text = table({"rows": []})
     assert f"`python -m benchmarks.bench` writes benchmarks/results/{table.__name__}.json" in text
     assert text.count("not yet measured") >= 7
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(False, "bench"), (True, "bench_gpu")], ids=["a CPU", "a GPU"])
+def test_what_is_recorded_names_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, name: str
+) -> None:
+    path = tmp_path / f"{name}.json"
+
+    def measured() -> None:
+        assert sys.argv == ["bench.py", "bench", "--json", str(path), "--k", "5"]
+        path.write_text('{"rows": []}', encoding="utf-8")
+        sys.exit(0)
+
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--k", "5"])
+    monkeypatch.setattr(benchmarks.bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmarks.bench, "colbert_rerank", measured)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("benchmarks.record.environment", lambda: {"commit": "abc"})
+    benchmarks.bench.main()
+    assert json.loads(path.read_text()) == {"commit": "abc", "rows": []}

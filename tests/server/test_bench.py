@@ -11,6 +11,7 @@ import pytest
 
 from colbert_rerank.bench import cases, gpu, server
 from colbert_rerank.connection import Connection
+from colbert_rerank.errors import UsageError
 from colbert_rerank.opensearch import connect
 from tests.cli.terminal import Result, invoke
 from tests.server.indices import make_index, put_settings
@@ -71,13 +72,22 @@ def test_what_re_ranking_adds_to_bm25(opensearch_url: str, tiny: Path, tmp_path:
     assert "lateInteractionScore" in found["cpu_fp16_vs_opensearch_k1000"]["missing"], "a node without k-NN"
 
 
-def test_an_index_that_is_there_is_refused_and_left(opensearch_url: str, tmp_path: Path) -> None:
-    make_index(opensearch_url, server.TOKENS_INDEX, {"a": {"text": "of another"}})
+@pytest.mark.parametrize("name", [server.TOKENS_INDEX, server.PASSAGES_INDEX])
+def test_an_index_that_is_there_is_refused_and_left(opensearch_url: str, tmp_path: Path, name: str) -> None:
+    make_index(opensearch_url, name, {"a": {"text": "of another"}})
     try:
-        assert f"the index {server.TOKENS_INDEX!r} is there already" in bench(opensearch_url, tmp_path / "json").error
-        assert call(opensearch_url, "GET", f"/{server.TOKENS_INDEX}/_count").json()["count"] == 1
+        done = bench(opensearch_url, tmp_path / "json")
+        assert f"the index {name!r} is there already" in done.error
+        assert "making stores" not in done.err, "at once"
+        with (  # made since it was looked for
+            closing(connect(Connection(opensearch_url))) as client,
+            pytest.raises(UsageError, match="is there already"),
+            server.temporary_index(client, name, {}),
+        ):
+            pass
+        assert call(opensearch_url, "GET", f"/{name}/_count").json()["count"] == 1
     finally:
-        call(opensearch_url, "DELETE", f"/{server.TOKENS_INDEX}")
+        call(opensearch_url, "DELETE", f"/{name}")
 
 
 def test_an_interrupted_bench_deletes_its_index(
