@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from colbert_rerank.bench import cross_encoder, gpu, rows, server
-from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents, ids_of
 from colbert_rerank.bench.peers import Matrices, started
 from colbert_rerank.bench.rows import Progress, Row
 from colbert_rerank.bench.turns import Work, in_turns, wall_ms
@@ -100,7 +100,7 @@ def _scoring(
             peers,
             matrices,
             shape["threads"],
-            lambda numbers: documents.score("float16", numbers),
+            lambda numbers: documents.score("float16", ids_of(numbers)),
             versions,
         )
         progress("measuring")
@@ -110,16 +110,23 @@ def _scoring(
 
 def _ours(documents: Documents) -> dict[str, Work]:
     def score_alone(numbers: list[int]) -> float:
-        docs = documents.read("float16", numbers)
+        docs = documents.read("float16", ids_of(numbers))
         return wall_ms(lambda: scores_of(documents.query, docs, "cpu", "dot", "sum"))
 
     def copy(numbers: list[int]) -> float:
         source = np.ones((len(numbers) * TOKENS, DIM), np.float16)
         return wall_ms(source.copy)
 
+    def from_ids(codec: str) -> Callable[[list[int]], float]:
+        def timed(numbers: list[int]) -> float:
+            ids = ids_of(numbers)  # as a first stage gives them
+            return wall_ms(lambda: documents.score(codec, ids))
+
+        return timed
+
     timed = {
-        "float16": lambda numbers: wall_ms(lambda: documents.score("float16", numbers)),
-        "int8": lambda numbers: wall_ms(lambda: documents.score("int8", numbers)),
+        "float16": from_ids("float16"),
+        "int8": from_ids("int8"),
         "float16, score alone": score_alone,
         "one copy of the bytes": copy,
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, ids_of
 from colbert_rerank.bench.rows import CROSS_ENCODER, Progress, Row, counted, measured, missing
 from colbert_rerank.bench.turns import wall_ms
 
@@ -114,8 +114,8 @@ def time_row(row: Row, documents: Documents, device: str, shape: dict[str, int])
     batch_tokens = _fastest(both.cross_encoder, lengths, device)
 
     def colbert() -> float:
-        numbers = rng.choice(documents.count, k, replace=False).tolist()
-        return wall_ms(lambda: documents.score("float16", numbers, _encoded(both.colbert, device), device))
+        ids = ids_of(rng.choice(documents.count, k, replace=False).tolist())
+        return wall_ms(lambda: documents.score("float16", ids, _encoded(both.colbert, device), device))
 
     colbert()  # warms up; the cross-encoder did as its batches were tried
     ours: list[float] = []

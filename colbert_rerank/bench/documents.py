@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,18 +47,18 @@ class Documents:
         self.stores = {codec: Store.open(folder / codec, verify="open") for codec in CODECS}
 
     def score(
-        self, codec: str, numbers: list[int], query: npt.NDArray[np.float32] | None = None, device: str = "cpu"
+        self, codec: str, ids: list[str], query: npt.NDArray[np.float32] | None = None, device: str = "cpu"
     ) -> npt.NDArray[np.float64]:
         """From ids to scores, as the re-ranker goes."""
-        docs = self.read(codec, numbers, device)
+        docs = self.read(codec, ids, device)
         return scores_of(self.query if query is None else query, docs, device, "dot", "sum")
 
-    def ranked(self, codec: str, numbers: list[int]) -> list[int]:
-        """The same numbers, best first."""
-        return [numbers[i] for i in np.argsort(-self.score(codec, numbers), kind="stable").tolist()]
+    def ranked(self, codec: str, ids: list[str]) -> list[str]:
+        """The same ids, best first."""
+        return [ids[i] for i in np.argsort(-self.score(codec, ids), kind="stable").tolist()]
 
-    def read(self, codec: str, numbers: list[int], device: str = "cpu") -> Gathered | RowRanges:
-        ids, store = [str(number) for number in numbers], self.stores[codec]
+    def read(self, codec: str, ids: list[str], device: str = "cpu") -> Gathered | RowRanges:
+        store = self.stores[codec]
         return store.ranges(ids) if in_place(device) else store.gather(ids)
 
     def matrices(self, numbers: range) -> Iterator[npt.NDArray[np.float32]]:
@@ -66,6 +66,10 @@ class Documents:
         file = np.load(self.vectors, mmap_mode="r")
         for number in numbers:
             yield file[number * TOKENS : (number + 1) * TOKENS]
+
+
+def ids_of(numbers: Iterable[int]) -> list[str]:
+    return [str(number) for number in numbers]
 
 
 def unit_vectors(rng: np.random.Generator, rows: int, dim: int) -> npt.NDArray[np.float32]:

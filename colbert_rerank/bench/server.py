@@ -20,7 +20,7 @@ import numpy.typing as npt
 import opensearchpy
 
 from colbert_rerank import identity
-from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, unit_vectors
+from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, ids_of, unit_vectors
 from colbert_rerank.bench.passages import Words
 from colbert_rerank.bench.peers import CHECKED, PeerMissingError, check_scores
 from colbert_rerank.bench.rows import SERVER, Progress, measured, missing
@@ -124,16 +124,20 @@ def _late_interaction(
         more["index_bytes"] = _fill(client, TOKENS_INDEX, _with_vectors(documents, count))
         numbers = list(range(min(CHECKED, count)))
         try:
-            check_scores(_late_scores(client, documents.query, numbers), documents.score("float16", numbers))
+            check_scores(_late_scores(client, documents.query, numbers), documents.score("float16", ids_of(numbers)))
         except (OpenSearchError, PeerMissingError) as error:
             return [missing(row, str(error)) for row in rows]
+
+        def ours(drawn: list[int]) -> float:
+            ids = ids_of(drawn)
+            return wall_ms(lambda: documents.ranked("float16", ids))
 
         def late(drawn: list[int]) -> float:
             body = _late_body(documents.query, drawn)
             return wall_ms(lambda: client.search(index=TOKENS_INDEX, body=body))
 
         works = {
-            "ours": Work(documents.count, lambda drawn: wall_ms(lambda: documents.ranked("float16", drawn))),
+            "ours": Work(documents.count, ours),
             "peer": Work(count, late),
         }
         for _ in range(WARM_UPS):

@@ -37,3 +37,15 @@ def scores(
     D = np.asarray(values)
     bounds = np.asarray(offsets).tolist()
     return np.array([maxsim(query, D[a:b], similarity, aggregation) for a, b in pairwise(bounds)], dtype=np.float64)
+
+
+def rounding(query: npt.ArrayLike, longest: float) -> float:
+    """How far a score may be off whose products were summed in float32, in any order, and their maxima in float64.
+
+    ``query`` [Lq, d]; ``longest`` is the length of the longest row, as it is decoded. A product of d dimensions is off
+    by at most d u |q| |r| with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), and so
+    is a maximum of such; two more roundings are for a row's factor. Twice that is given, for what decoding itself
+    rounds: centroids and codes are added, and lengths divided by, in float32.
+    """
+    Q = np.asarray(query, dtype=np.float64)
+    return float(2 * (Q.shape[1] + 2) * 2.0**-24 * longest * np.linalg.norm(Q, axis=1).sum())
