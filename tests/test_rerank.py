@@ -12,14 +12,14 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, MissingVectorsError, NonFiniteError, StoreMismatchError, UsageError
 from colbert_rerank.maxsim import reference
 from colbert_rerank.recipe import Recipe, content_hash
-from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score
+from colbert_rerank.rerank import DECIMALS, Missing, Reranker, rounded_score, rounded_scores
 from colbert_rerank.store import RowRanges, Store, writing
 from colbert_rerank.types import Document, Origin, Query, ScoredDoc
 from ingest.admission import new_manifest
@@ -118,6 +118,14 @@ def test_a_score_is_of_single_precision_and_six_decimals(score: float) -> None:
     assert got == round(float(np.float32(score)), DECIMALS)
     assert math.copysign(1, got) == 1 or got < 0, "no minus zero"
     assert float(f"{got:.6f}") == got, "what is printed is what was sorted"
+
+
+@given(st.lists(st.floats(allow_nan=False) | st.floats(-64, 64, width=32) | st.integers(-(2**24), 2**24).map(float)))
+@example([k / 2**21 for k in range(-65, 66)])  # halves of the last decimal among them
+def test_scores_are_rounded_together_as_one_by_one(scores: list[float]) -> None:
+    with np.errstate(over="ignore"):  # of single precision, to infinity, as both do
+        found = rounded_scores(np.array(scores, dtype=np.float64))
+        assert [*map(repr, found.tolist())] == [repr(rounded_score(score)) for score in scores]
 
 
 @given(st.floats(-64, 64, width=32), st.integers(0, 3))
