@@ -7,10 +7,11 @@
  *
  *     |q.d - (t f s) v.u| <= |q| f |e| + |r| f s |u|        (Cauchy and Schwarz, twice)
  *
- * with |e| <= s sqrt(dim) / 2, or 0 for rows that are stored in whole steps. v.u is exact. What is computed in single
- * precision, in any order, differs from q.d by less than dim 2^-24 |q| |d| (Higham, Accuracy and Stability of Numerical
- * Algorithms, section 3.1), and |d| <= f s (|u| + sqrt(dim) / 2); ROUNDING covers this, and the few roundings of the
- * bound itself, more than twice. With S the largest f s of a document's rows and N the largest f s |u|,
+ * with |e| <= s sqrt(dim) / 2 (and 2^-13 of that, for the roundings of s and of what is rounded to steps), or 0 for rows
+ * that are stored in whole steps. v.u is exact. What is computed in single precision, in any order, differs from q.d by
+ * less than dim 2^-24 |q| |d| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), and |d| is at most
+ * f s (|u| + sqrt(dim) / 2); ROUNDING covers this, and the few roundings of the bound itself, more than twice. With
+ * S the largest f s of a document's rows and N the largest f s |u|,
  *
  *     loss = S row_loss + N query_loss
  *
@@ -65,7 +66,7 @@ static int filter_prepare(const Work *w, Query *q) {
         float rounding = ROUNDING(w->dim) * (float)sqrt(length);
         q->scales[token] = scale;
         q->shifts[token] = -128 * sum;
-        q->row_loss[token] = w->kind == INT8 ? 0 : root * (0.50001f * (float)sqrt(length) + rounding);
+        q->row_loss[token] = w->kind == INT8 ? 0 : root * (0.5001f * (float)sqrt(length) + rounding);
         q->query_loss[token] = 1.00001f * (float)sqrt(left) + rounding;
     }
     return 1;
