@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from colbert_rerank.maxsim import native
+from colbert_rerank.maxsim import gpu, native
 from colbert_rerank.store.lookup import is_compiled as lookup_is_compiled
 
 # What an optional library is for, by its name among those that are installed.
@@ -68,6 +69,7 @@ def facts() -> dict[str, str]:
         "device": _device(),
         "scoring on the CPU": _scoring(),
         "looking up ids": "compiled" if lookup_is_compiled() else "by NumPy, more slowly",
+        "scoring on the GPU": _scoring_on_gpu(),
     }
     for name, purpose in OPTIONAL.items():
         try:
@@ -81,7 +83,8 @@ def _device() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()}"
+        free, whole = torch.cuda.mem_get_info()
+        return f"cuda: {torch.cuda.get_device_name()}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB of its memory free"
     return "mps" if torch.backends.mps.is_available() else "cpu; torch finds no GPU"
 
 
@@ -91,3 +94,13 @@ def _scoring() -> str:
     return (
         "by torch, more slowly: the kernel was not compiled. With a C compiler, install colbert-rerank from its source"
     )
+
+
+def _scoring_on_gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        kernel = "" if find_spec("triton") else ", nor is Triton, which its kernel is written in, installed"
+        return f"not here: torch finds no GPU that computes with CUDA{kernel}"
+    reason = gpu.fault("cuda")
+    return f"by torch, more slowly: Triton's kernel cannot be used: {reason}" if reason else "kernel compiled by Triton"

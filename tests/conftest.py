@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "own_node: starts a node of its own, whatever OPENSEARCH_URL says")
+    if not _has_gpu():  # read when Triton is imported, as it may be by any library
+        os.environ["TRITON_INTERPRET"] = "1"
     # a shell starts what runs in its background deaf to Ctrl-C, and so would be every process that a test interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,6 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = config.stash.setdefault(_LEFT_OUT, {})
     if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
         left_out["no CUDA device: {} tests that need one were left out"] = _deselect(config, items, "gpu")
+    if any(item.get_closest_marker("triton") for item in items) and not _has_triton():
+        left_out["no Triton: {} tests of the GPU's kernel were left out"] = _deselect(config, items, "triton")
     if config.getoption("--no-server"):
         left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
     elif os.environ.get("OPENSEARCH_URL"):
@@ -55,6 +60,10 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:

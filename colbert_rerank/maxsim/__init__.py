@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.errors import NonFiniteError, UsageError
-from colbert_rerank.maxsim import native, packed
+from colbert_rerank.maxsim import gpu, native, packed
 from colbert_rerank.store.codecs import Floats
-from colbert_rerank.store.rows import Gathered, RowRanges
+from colbert_rerank.store.rows import DeviceRanges, Gathered, RowRanges
 
 __all__ = ["AGGREGATIONS", "SIMILARITIES", "in_place", "maxsim", "scores_of"]
 
@@ -63,16 +63,28 @@ def in_place(device: str) -> bool:
 
 
 def scores_of(
-    query: npt.NDArray[np.float32], docs: Gathered | RowRanges, device: str, similarity: str, aggregation: str
+    query: npt.NDArray[np.float32],
+    docs: Gathered | RowRanges | DeviceRanges,
+    device: str,
+    similarity: str,
+    aggregation: str,
 ) -> npt.NDArray[np.float64]:
-    """Scores [n] of one query [Lq, d] with the documents found, gathered unless `in_place`; not finite where a row is
-    not.
+    """Scores [n] of one query [Lq, d] with the documents found; not finite where a row is not.
+
+    Ranges are scored where they lie: in memory, where `in_place` holds, or on the GPU that ``device`` names.
     """
     if isinstance(docs, RowRanges):
         return native.scores(query, docs, similarity, aggregation)
-    if in_place(device):
+    if isinstance(docs, Gathered) and in_place(device):
         return native.scores(query, docs.ranges, similarity, aggregation)
-    return packed.scores(query, docs.values, docs.offsets, device, similarity, aggregation, codec=docs.codec)
+    if isinstance(docs, Gathered) and device.startswith("cuda"):
+        docs = docs.on(device)
+    if isinstance(docs, Gathered):
+        return packed.scores(query, docs.values, docs.offsets, device, similarity, aggregation, codec=docs.codec)
+    if not gpu.fault(device):
+        return gpu.scores([query], docs, None, similarity, aggregation)
+    values, offsets = docs.packed()
+    return packed.scores(query, values, offsets, device, similarity, aggregation, codec=docs.codec)
 
 
 def _check_shapes(Q: npt.NDArray[np.float32], values: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> None:

@@ -23,7 +23,7 @@ TILE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 
 def scores(
     query: npt.NDArray[np.float32],
-    values: npt.NDArray[Any],
+    values: npt.NDArray[Any] | torch.Tensor,
     offsets: npt.NDArray[np.int64],
     device: str = "cpu",
     similarity: str = "dot",
@@ -40,7 +40,7 @@ def scores(
     where = torch.device(device)
     rows = tile or TILE[where.type]
     Q = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32)).to(where)
-    D = torch.from_numpy(values)
+    D = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)
     documents = offsets.size - 1
     best = torch.full((documents, Q.shape[0]), -torch.inf, device=where)
     buffer = torch.zeros((rows, Q.shape[1]), device=where)

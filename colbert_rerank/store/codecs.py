@@ -174,11 +174,11 @@ class Residual:
 
         numbers = rows[:, :_CENTROID].to(torch.int32)
         _unpack(rows[:, _CENTROID:], self.bits, self.book.weights, out)
-        out += self._centroids(out.device)[numbers[:, 0] + 256 * numbers[:, 1]]
+        out += self.centroids_on(out.device)[numbers[:, 0] + 256 * numbers[:, 1]]
         return out.square().sum(dim=1).clamp_min_(1e-24).rsqrt_() if self.book.unit_length else None
 
-    def _centroids(self, device: torch.device) -> torch.Tensor:
-        """On a device, where they stay."""
+    def centroids_on(self, device: torch.device) -> torch.Tensor:
+        """The centroids on a device, where they stay."""
         import torch
 
         if device not in self._by_device:

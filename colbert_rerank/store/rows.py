@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.store.codecs import Codec, decode
 from colbert_rerank.store.columns import Array
+from colbert_rerank.store.ids import ranges as spans
+
+if TYPE_CHECKING:
+    import torch
 
 
 class RowRanges(NamedTuple):
@@ -24,6 +28,23 @@ class RowRanges(NamedTuple):
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     codec: Codec
+
+
+class DeviceRanges(NamedTuple):
+    """As `RowRanges`, among rows that lie in the memory of a GPU."""
+
+    found: npt.NDArray[np.bool_]
+    values: torch.Tensor
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    codec: Codec
+
+    def packed(self) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+        """The documents' rows one after the other, copied on the GPU, and offsets [number found + 1]."""
+        import torch
+
+        rows = torch.from_numpy(spans(self.starts, self.counts)).to(self.values.device)
+        return self.values[rows], np.concatenate([[0], np.cumsum(self.counts)])
 
 
 class Gathered(NamedTuple):
@@ -44,6 +65,13 @@ class Gathered(NamedTuple):
     @property
     def ranges(self) -> RowRanges:
         return RowRanges(self.found, self.values, self.offsets[:-1], self.counts, self.codec)
+
+    def on(self, device: str) -> DeviceRanges:
+        """The same, copied to a GPU."""
+        import torch
+
+        values = torch.from_numpy(self.values).to(device)
+        return DeviceRanges(self.found, values, self.offsets[:-1], self.counts, self.codec)
 
     def matrices(self) -> list[npt.NDArray[np.float32]]:
         """The vectors of each document found, [T, d] in float32."""

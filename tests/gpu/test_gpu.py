@@ -1,4 +1,7 @@
-"""The same vectors, scores and rankings on a GPU as on the CPU, within what its arithmetic allows."""
+"""The same vectors, scores and rankings on a GPU as on the CPU, within what its arithmetic allows.
+
+The kernel's own tests, `tests.maxsim.test_gpu`, run on the GPU where there is one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.maxsim import maxsim, reference
+from colbert_rerank.maxsim import gpu, maxsim, reference
 from colbert_rerank.maxsim.packed import scores
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.types import CODECS
@@ -81,3 +84,5 @@ def test_rows_of_every_codec_score_as_on_the_cpu(
         for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3)
+    assert gpu.fault("cuda") == ""
+    np.testing.assert_allclose(gpu.scores([Q], gathered.on("cuda"), None, similarity), on_cpu, atol=1e-3)
