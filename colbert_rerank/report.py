@@ -19,6 +19,8 @@ class Report:
     candidates: int = 0
     scored: int = 0
     truncated_queries: int = 0
+    hot: int = 0  # documents whose rows were in a GPU's memory, of those read there (0 where all stay in one place)
+    read: int = 0
     missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
     seconds: dict[str, deque[float]] = field(default_factory=dict)  # stage -> the last queries' times
 

@@ -22,6 +22,7 @@ from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, UsageError
 from colbert_rerank.report import Report
+from colbert_rerank.residency import Resident, place
 from colbert_rerank.scoring import UNSCORED_STEP, Scorer
 from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
@@ -50,6 +51,10 @@ class Reranker:
     MissingVectorsError. ``interpolate`` a ranks by a z(first stage) + (1 - a) z(MaxSim) over the scored candidates.
     ``rescore`` n is a cascade: all are scored by the store's sketches, and the best n again by its vectors; the others
     stand below them, in the order of their sketches.
+
+    On a GPU, ``resident`` says where the store's rows are kept: "gpu", "pinned" memory of the host, or "mmap"; "auto"
+    is the first of them that they fit. ``memory_budget`` bounds the bytes of either memory (see `residency`); what was
+    chosen is in ``residence``.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class Reranker:
         missing: Missing = "first_stage",
         interpolate: float | None = None,
         rescore: int | None = None,
+        resident: Resident = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         if missing not in get_args(Missing):
             raise UsageError(f"missing={missing!r}: expected one of {', '.join(get_args(Missing))}")
@@ -96,7 +103,9 @@ class Reranker:
         self.interpolate = interpolate
         self.rescore = rescore
         self.report = Report()
-        self._scorer = Scorer(store, str(encoder.device), encoder.checkpoint.spec, self.report)
+        device = str(encoder.device)
+        rows, self.residence = place(store, device, resident, memory_budget)
+        self._scorer = Scorer(store, rows, device, encoder.checkpoint.spec, self.report)
 
     @staticmethod
     def open(
@@ -107,17 +116,20 @@ class Reranker:
         device: str = "auto",
         dtype: str = "auto",
         query_backend: str = "torch",
+        resident: Resident = "auto",
+        memory_budget: int | None = None,
     ) -> Reranker:
         """Open the store in a folder with the checkpoint it was made with.
 
         ``model`` says where that is now, and ``base`` where the model of its tokenizer is, if it has none of its own.
-        ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`.
+        ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`; ``resident`` and ``memory_budget``
+        those of `Reranker`.
 
         Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
         """
         opened = Store.open(store)
         encoder = encoder_of(opened, model, base=base, device=device, dtype=dtype, query_backend=query_backend)
-        return Reranker(opened, encoder)
+        return Reranker(opened, encoder, resident=resident, memory_budget=memory_budget)
 
     def rerank(
         self, query: str, candidates: Sequence[tuple[str, float]], *, fetch: Fetch | None = None
@@ -160,6 +172,7 @@ class Reranker:
         if not ids:
             self.report.empty += 1
             return []
+        self._scorer.expect(ids, sketches=self.rescore is not None)  # read aside, while the query is encoded
         with self.report.timed("encode"):
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0

@@ -8,25 +8,32 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.device_rows import Rows
 from colbert_rerank.errors import NonFiniteError
-from colbert_rerank.maxsim import in_place, scores_of
+from colbert_rerank.maxsim import scores_of
 from colbert_rerank.report import Report
 from colbert_rerank.store import Gathered, RowRanges, Store
 from colbert_rerank.store.codecs import encode
+from colbert_rerank.store.rows import DeviceRanges
 
 # Between documents whose scores are of different kinds: the printed precision tells them apart.
 UNSCORED_STEP = 0.001
 
 
 class Scorer:
-    """A store and a device. Its times go to ``report``."""
+    """A store, its ``rows``, and the device that scores them. Its times go to ``report``."""
 
-    def __init__(self, store: Store, device: str, spec: EncoderSpec, report: Report) -> None:
+    def __init__(self, store: Store, rows: Rows, device: str, spec: EncoderSpec, report: Report) -> None:
         self.store = store
+        self._rows = rows
         self._device = device
         self._similarity = spec.similarity
         self._aggregation = spec.aggregation
         self._report = report
+
+    def expect(self, ids: Sequence[str], *, sketches: bool) -> None:
+        """These documents are scored next: what takes time before that is begun."""
+        self._rows.expect(ids, sketches=sketches)
 
     def scores(
         self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
@@ -37,8 +44,8 @@ class Scorer:
         """
         what = " sketches" if sketches else ""
         with self._report.timed(f"gather{what}"):
-            read = self.store.ranges if in_place(self._device) else self.store.gather
-            docs = read(ids, sketches=sketches)
+            docs = self._rows.read(ids, sketches=sketches)
+            self._report.hot, self._report.read = self._rows.hot()
         with self._report.timed(f"score{what}"):
             scores = np.full(len(ids), -np.inf)
             scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
@@ -57,7 +64,7 @@ class Scorer:
         return float(self._maxsim(Q, one, [doc_id])[0])
 
     def _maxsim(
-        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges, ids: Sequence[str]
+        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges | DeviceRanges, ids: Sequence[str]
     ) -> npt.NDArray[np.float64]:
         scores = scores_of(Q, docs, self._device, self._similarity, self._aggregation)
         bad = ~np.isfinite(scores) & (docs.counts > 0)  # a document without rows scores minus infinity

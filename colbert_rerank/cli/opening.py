@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,40 @@ def verify_option(command: F) -> F:
     return typed
 
 
+def residency_options(default: str) -> Callable[[F], F]:
+    """``--resident``, by default ``default``, and ``--memory-budget``: where a GPU finds the rows that it scores."""
+    option = section("Store")
+
+    def add(command: F) -> F:
+        budget = option(
+            "--memory-budget",
+            metavar="SIZE",
+            callback=lambda context, parameter, value: None if value is None else size_of(value),
+            help="Most memory for vectors, such as 10GB: of the GPU, and pinned in the host. By default 70 % and 50 % "
+            "of what is free.",
+        )
+        resident = option(
+            "--resident",
+            type=click.Choice(["auto", "gpu", "pinned", "mmap"]),
+            default=default,
+            show_default=True,
+            help="Where a GPU finds vectors: in its memory, pinned in the host's, mapped, or the first that they fit.",
+        )
+        typed: F = resident(budget(command))
+        return typed
+
+    return add
+
+
+def size_of(text: str) -> int:
+    """Bytes, of a number and a unit: of 1000, or with an i of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size: give a number and a unit, such as 500MB or 10GiB")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+
+
 def open_store(folder: Path, verify: Any) -> Store:
     """The store in ``folder``; says so where its last ingest did not come to its end.
 
@@ -54,8 +89,13 @@ def open_store(folder: Path, verify: Any) -> Store:
 
 
 def open_reranker(store: Store, model: StoreModelOptions, **ranking: Any) -> Reranker:
-    """The re-ranker over ``store``; ``ranking`` is what `ranking_options` gave."""
+    """The re-ranker over ``store``; ``ranking`` is what `ranking_options` and `residency_options` gave."""
+    from colbert_rerank.cli.output import say
+
     encoder = model.load(store)
     from colbert_rerank.rerank import Reranker
 
-    return Reranker(store, encoder, **ranking)
+    reranker = Reranker(store, encoder, **ranking)
+    if reranker.residence:
+        say(f"store: {reranker.residence}", residence=reranker.residence)
+    return reranker

@@ -21,6 +21,12 @@ def describe(reranker: Reranker) -> None:
         scored=report.scored,
     )
     warn_of_gaps(reranker)
+    if report.read:
+        say(
+            f"{report.hot:,} of {report.read:,} documents ({report.hot / report.read:.0%}) were in GPU memory already",
+            hot=report.hot,
+            read=report.read,
+        )
     times = report.mean_ms()
     say("mean ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), mean_ms=times)
 

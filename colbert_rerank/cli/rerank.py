@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.help import Command
-from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
+from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
     FirstStageOptions,
@@ -42,6 +42,7 @@ ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 @opensearch_options
 @store_model_options
 @verify_option
+@residency_options("mmap")
 @ranking_options
 @output_options
 def rerank(
@@ -54,6 +55,8 @@ def rerank(
     server: OpenSearchOptions,
     model: StoreModelOptions,
     verify: str,
+    resident: Any,
+    memory_budget: int | None,
     missing: Any,
     interpolate: float | None,
     rescore: int | None,
@@ -70,7 +73,15 @@ def rerank(
     if not query.strip():
         raise UsageError("the query is empty; give it some text")
     opened, candidates = first_stage.open(open_store(store, verify), server)
-    reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
+    reranker = open_reranker(
+        opened,
+        model,
+        missing=missing,
+        interpolate=interpolate,
+        rescore=rescore,
+        resident=resident,
+        memory_budget=memory_budget,
+    )
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
         warn_always("the first stage found nothing for this query")

@@ -10,7 +10,7 @@ import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
 from colbert_rerank.cli.help import Command, section
-from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
+from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
     ONLY_OPENSEARCH,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @opensearch_options
 @store_model_options
 @verify_option
+@residency_options("auto")
 @ranking_options
 @output_options
 def run(
@@ -62,6 +63,8 @@ def run(
     server: OpenSearchOptions,
     model: StoreModelOptions,
     verify: str,
+    resident: Any,
+    memory_budget: int | None,
     missing: Any,
     interpolate: float | None,
     rescore: int | None,
@@ -104,7 +107,15 @@ def run(
         found = _read_run(candidates, queries, missing)
     else:
         opened, found = first_stage.open(opened, server)
-    reranker = open_reranker(opened, model, missing=missing, interpolate=interpolate, rescore=rescore)
+    reranker = open_reranker(
+        opened,
+        model,
+        missing=missing,
+        interpolate=interpolate,
+        rescore=rescore,
+        resident=resident,
+        memory_budget=memory_budget,
+    )
 
     def rows() -> Iterator[ScoredDoc]:
         with progress("queries", len(queries)) as update:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,6 +46,11 @@ class Plane:
         """The rows of all segments [.., width], as they are mapped, and gaps between them that mean nothing."""
         return self._region.values
 
+    @property
+    def row_counts(self) -> npt.NDArray[np.int64]:
+        """How many rows each segment has."""
+        return np.array([len(segment.rows[self.name]) for segment in self._segments], dtype=np.int64)
+
     def locate(
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
@@ -57,16 +62,18 @@ class Plane:
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> Array:
         """The rows [sum of counts, width] of these spans, copied in one piece. Raises StoreCorruptError."""
-        values = self.values
         rows = ranges(self.locate(segments, starts, counts), counts)
-        taken = np.empty((rows.size, values.shape[1]), dtype=values.dtype)
-        if taken.nbytes < _MUCH:
-            _copy(values, rows, taken)
-        else:  # each thread waits for memory of its own; a pool that is kept would not outlive a fork
-            with ThreadPoolExecutor(_THREADS) as pool:
-                parts = zip(np.array_split(rows, _THREADS), np.array_split(taken, _THREADS), strict=True)
-                list(pool.map(lambda part: _copy(values, *part), parts))
+        taken = np.empty((rows.size, self.values.shape[1]), dtype=self.values.dtype)
+        take_rows(self.values, rows, taken, _MUCH)
         return taken
+
+    def pieces(self, size: int) -> Iterator[Array]:
+        """All rows of all segments in order, mapped, at most ``size`` at once; verified. Raises StoreCorruptError."""
+        for number, count in enumerate(self.row_counts.tolist()):
+            for start in range(0, count, size):
+                piece = min(size, count - start)
+                (at,) = self.locate(np.array([number]), np.array([start]), np.array([piece])).tolist()
+                yield self.values[at : at + piece]
 
     def _touch(
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
@@ -101,6 +108,16 @@ class Plane:
         """Whether one of these blocks may be untouched: quickly, as most often none is, and documents span few."""
         ends = self._untouched[first].any() or self._untouched[last].any()
         return bool(ends or (last - first > 1).any())
+
+
+def take_rows(values: Array, rows: npt.NDArray[np.int64], out: Array, much: int) -> None:
+    """Copy ``values[rows]`` to ``out``, from ``much`` bytes on in threads: each waits for memory of its own."""
+    if out.nbytes < much:
+        _copy(values, rows, out)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:  # one that is kept would not outlive a fork
+        parts = zip(np.array_split(rows, _THREADS), np.array_split(out, _THREADS), strict=True)
+        list(pool.map(lambda part: _copy(values, *part), parts))
 
 
 def _copy(values: Array, rows: npt.NDArray[np.int64], out: Array) -> None:

@@ -124,6 +124,10 @@ class Store:
         found, segments, starts, counts = self._spans(doc_ids)
         return RowRanges(found, plane.values, plane.locate(segments, starts, counts), counts, codec)
 
+    def plane(self, *, sketches: bool = False) -> Plane:
+        """The rows of all documents, or of their sketches, for what keeps them elsewhere. Raises UsageError."""
+        return self._plane(sketches)[0]
+
     def _plane(self, sketches: bool) -> tuple[Plane, Codec]:
         codec = self.sketch_codec if sketches else self.codec
         if codec is None:

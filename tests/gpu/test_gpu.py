@@ -15,6 +15,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.maxsim import gpu, maxsim, reference
 from colbert_rerank.maxsim.packed import scores
 from colbert_rerank.rerank import Reranker
+from colbert_rerank.residency import Resident
 from colbert_rerank.types import CODECS
 from tests.collection import bm25_of, documents, ingested, queries, texts
 
@@ -86,3 +87,22 @@ def test_rows_of_every_codec_score_as_on_the_cpu(
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3)
     assert gpu.fault("cuda") == ""
     np.testing.assert_allclose(gpu.scores([Q], gathered.on("cuda"), None, similarity), on_cpu, atol=1e-3)
+
+
+@pytest.mark.parametrize("resident", ["auto", "gpu", "pinned", "mmap"])
+@pytest.mark.parametrize("codec", ["float16", "residual2"])
+def test_rankings_do_not_depend_on_where_rows_are_kept(
+    tmp_path: Path, starter_encoder: Encoder, resident: Resident, codec: str
+) -> None:
+    store = ingested(tmp_path / "store", starter_encoder, documents(120), codec=codec)
+    encoder = Encoder.load("starter", device="cuda")
+    everywhere = Reranker(store, encoder, resident="mmap", memory_budget=0)
+    here = Reranker(store, encoder, resident=resident)
+    assert here.residence
+    for _ in range(2):  # the second time from the cache
+        for ours, theirs in zip(
+            here.run(queries(8), bm25_of(store), 50), everywhere.run(queries(8), bm25_of(store), 50), strict=True
+        ):
+            assert ours.ranked == theirs.ranked
+    assert (here.report.hot > 0) == (resident in ("pinned", "mmap"))
+    assert everywhere.report.hot == 0
