@@ -26,6 +26,7 @@ from colbert_rerank.types import PageImage
 if TYPE_CHECKING:
     import torch
 
+    from colbert_rerank.graphed_network import GraphedNetwork
     from colbert_rerank.network import Network
     from colbert_rerank.onnx_network import OnnxNetwork
 
@@ -69,7 +70,7 @@ class Encoder:
     device: torch.device
     dtype: str  # of the computation: "fp32", "fp16" or "bf16"
     network: Network
-    query_network: OnnxNetwork | None = None  # for queries, in place of ``network``
+    query_network: OnnxNetwork | GraphedNetwork | None = None  # for queries, in place of ``network``
 
     @staticmethod
     def load(
@@ -111,7 +112,13 @@ class Encoder:
 
             network = copy.deepcopy(network)
         encoder = Encoder(checkpoint, where, dtype, network.to(where, kind))
-        return encoder._with_onnx() if query_backend == "onnx" else encoder
+        if query_backend == "onnx":
+            return encoder._with_onnx()
+        if where.type == "cuda":
+            from colbert_rerank.graphed_network import GraphedNetwork
+
+            return replace(encoder, query_network=GraphedNetwork(encoder.network, where))
+        return encoder
 
     @property
     def dim(self) -> int:

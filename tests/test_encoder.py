@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from colbert_rerank.checkpoints.spec import BUCKET
 from colbert_rerank.encoder import BATCH_TOKENS, Encoder, _batches
 from colbert_rerank.errors import CheckpointError, MissingDependencyError, NonFiniteError, UsageError
+from colbert_rerank.graphed_network import GraphedNetwork
 from colbert_rerank.onnx_network import OnnxNetwork
 from tests.collection import queries, texts
 from tests.tiny import DIM, DOCUMENT_LENGTH, tiny_checkpoint, tiny_weights
@@ -380,3 +381,20 @@ def test_the_query_that_broke_is_named(tiny_encoder: Encoder, monkeypatch: pytes
     monkeypatch.setattr(Encoder, "_forward", broken)
     with pytest.raises(NonFiniteError, match="query 'based on fact'"):
         tiny_encoder.encode_queries(["in fact", "based on fact", "fact"])
+
+
+def test_what_cannot_be_captured_is_encoded_without_a_graph(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a network looks at a value. CUDA graphs themselves are tested on a GPU."""
+
+    def refuse(self: GraphedNetwork, shape: tuple[int, ...]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    monkeypatch.setattr(GraphedNetwork, "_capture", refuse)
+    other = dataclasses.replace(tiny_encoder, query_network=GraphedNetwork(tiny_encoder.network, tiny_encoder.device))
+    for asked in (["how do tides work"], ["why", "how do the tides of a sea work"]):
+        for ours, theirs in zip(other.encode_queries(asked), tiny_encoder.encode_queries(asked), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    (said,) = [record.message for record in caplog.records if "CUDA graphs" in record.message]
+    assert said.endswith("more slowly: operation not permitted when stream is capturing")

@@ -5,6 +5,7 @@ The kernel's own tests, `tests.maxsim.test_gpu`, run on the GPU where there is o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,21 @@ def test_vectors_are_those_of_the_cpu(starter_encoder: Encoder, dtype: str) -> N
     )
     for ours, theirs in zip(gpu.encode_documents(texts(8)), starter_encoder.encode_documents(texts(8)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_queries_by_cuda_graphs_have_the_same_vectors(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With few queries in a batch, and with as many as it holds."""
+    gpu = Encoder.load("starter", device="cuda", dtype=dtype)
+    plain = replace(gpu, query_network=None)
+    asked = [q.text for q in queries(40)]
+    for some in (asked[:1], asked, asked[3:5], asked[:32]):
+        for ours, theirs in zip(gpu.encode_queries(some), plain.encode_queries(some), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=TOLERANCE[dtype], rtol=0)
+    alone = [gpu.encode_queries([text])[0] for text in asked]
+    for one, other in zip(alone, gpu.encode_queries(asked), strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert "without CUDA graphs" not in caplog.text
 
 
 def test_a_document_does_not_depend_on_its_batch() -> None:
