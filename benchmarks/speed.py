@@ -50,10 +50,11 @@ def stages(folder: Path, url: str, store: Path, encoder: Encoder, queries: int) 
     for k in DEPTHS:
         for warm in (False, True):
             reranker = Reranker(Store.open(store), encoder)
-            # one query at a time, as a user's search comes
+            # one query at a time, as a user's search comes: within a run, stages of different queries overlap
             candidates = OpenSearchCandidates(client, index, fields=recipe.fields, batch=1)
-            for _ in reranker.run(asked, candidates, k):
-                pass
+            for query in asked:
+                for _ in reranker.run([query], candidates, k):
+                    pass
             if warm:
                 for stage, times in reranker.report.seconds.items():
                     ms = 1000 * np.percentile(times, [10, 50, 90])

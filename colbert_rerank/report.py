@@ -5,9 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 TIMES_KEPT = 100_000  # of each stage; a re-ranker may live for months
+# Stages that `Reranker.run`, and the command of this name, leave to a thread each; all others take turns in one.
+OVERLAPPED = ("candidates", "write")
+RERANKING = "re-ranking"  # what those others are together
 
 
 @dataclass
@@ -23,22 +28,55 @@ class Report:
     read: int = 0
     missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
     seconds: dict[str, deque[float]] = field(default_factory=dict)  # stage -> the last queries' times
+    busy: dict[str, float] = field(default_factory=dict)  # stage -> seconds of all queries
+    wall: float = 0.0  # seconds that all queries took by the clock; less than ``busy`` adds up to, where stages overlap
 
     def mean_ms(self) -> dict[str, float]:
         """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""
         return {stage: 1000 * statistics.fmean(times) for stage, times in self.seconds.items() if times}
 
+    def busy_shares(self) -> dict[str, float]:
+        """How much of the wall time each thread was busy, the busiest, which the others wait for, first.
+
+        They are called `RERANKING` and by the stages in `OVERLAPPED`.
+        """
+        threads = {stage: self.busy[stage] for stage in OVERLAPPED if stage in self.busy}
+        threads[RERANKING] = sum(self._in_turn().values())
+        return {
+            thread: threads[thread] / self.wall for thread in sorted(threads, key=threads.__getitem__, reverse=True)
+        }
+
+    def longest_in_turn(self) -> str:
+        """Of the stages that are `RERANKING`, the one that took the longest; empty where there was none."""
+        stages = self._in_turn()
+        return max(stages, key=stages.__getitem__, default="")
+
+    def _in_turn(self) -> dict[str, float]:
+        return {stage: seconds for stage, seconds in self.busy.items() if stage not in OVERLAPPED}
+
     def timed(self, stage: str) -> _Timer:
         """A context whose time is one of ``stage``."""
-        return _Timer(self.seconds.setdefault(stage, deque(maxlen=TIMES_KEPT)))
+        return _Timer(self, stage)
+
+    @contextmanager
+    def clocked(self) -> Iterator[None]:
+        """A context whose time is wall time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wall += time.perf_counter() - start
 
 
 class _Timer:
-    def __init__(self, times: deque[float]) -> None:
-        self._times = times
+    def __init__(self, report: Report, stage: str) -> None:
+        self._report = report
+        self._stage = stage
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._times.append(time.perf_counter() - self._start)
+        seconds = time.perf_counter() - self._start
+        self._report.seconds.setdefault(self._stage, deque(maxlen=TIMES_KEPT)).append(seconds)
+        self._report.busy[self._stage] = self._report.busy.get(self._stage, 0.0) + seconds

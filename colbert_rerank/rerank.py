@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -21,6 +22,7 @@ from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, UsageError
+from colbert_rerank.pipeline import ahead
 from colbert_rerank.report import Report
 from colbert_rerank.residency import Resident, place
 from colbert_rerank.scoring import UNSCORED_STEP, Scorer
@@ -30,6 +32,9 @@ from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 DECIMALS = 6
 # Below the lowest scored document, in first-stage order: finite, and apart at the printed precision.
 UNSCORED_GAP = 1.0
+# Queries whose candidates wait to be re-ranked: as many as travel to OpenSearch in one request, so that the next is
+# answered while these are scored. A thousand candidates weigh about 200 KB.
+SEARCHED_AHEAD = 16
 
 Missing = Literal["first_stage", "encode", "drop", "error"]
 Fetch = Callable[[Sequence[str]], Iterable[Document]]
@@ -144,12 +149,16 @@ class Reranker:
             raise InputError(
                 f"the candidates {candidates!r:.100} are no pairs of a document id and a first-stage score"
             )
-        return self._rank(Query("", query), [_candidate(c) for c in candidates], fetch)
+        with self.report.clocked():
+            return self._rank(Query("", query), [_candidate(c) for c in candidates], fetch)
 
     def run(
         self, queries: Sequence[Query], candidates: Candidates, k: int, *, allow_other_index: bool = False
-    ) -> Iterator[Ranking]:
-        """Re-rank the first stage's top ``k`` of each query, in order.
+    ) -> Generator[Ranking, None, None]:
+        """Re-rank the first stage's top ``k`` of each query, in order: as `rerank` does, one after the other.
+
+        Meanwhile a thread asks the first stage for the next ones, `SEARCHED_AHEAD` of them and what it gives at once
+        beside them. It is ended when this iterator is, or is closed.
 
         Raises as `rerank` does, and StoreMismatchError, before anything is searched, where the candidates come from
         another index than the store was made from; ``allow_other_index`` accepts a reindexed copy (`check_origin`).
@@ -157,11 +166,21 @@ class Reranker:
         check_origin(self.store, candidates, allow_other_index=allow_other_index)
         for query in queries:
             _check_text(query)
+        # Encoding and scoring take turns in the caller's thread: on a CPU each of them has all cores. It is one query a
+        # forward pass, too: a larger pass has another shape, whose vectors differ in their last bits on some machines.
+        found = ahead(self._first_stages(queries, candidates, k), SEARCHED_AHEAD, "candidates")
+        with self.report.clocked(), closing(found):
+            for query, first_stage in zip(queries, found, strict=True):
+                yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch))
+
+    def _first_stages(
+        self, queries: Sequence[Query], candidates: Candidates, k: int
+    ) -> Generator[list[ScoredDoc], None, None]:
         found = candidates.search(queries, k)
-        for query in queries:
+        for _ in queries:
             with self.report.timed("candidates"):
                 first_stage = next(found)
-            yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch))
+            yield first_stage
 
     def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
         ids = [c.doc_id for c in first_stage]

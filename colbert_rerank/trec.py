@@ -143,26 +143,31 @@ def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:
     Rows come grouped by query, best first. The file appears under its name when it is whole; where anything fails,
     ``path`` is as it was before. ``-`` is stdout; a pipe or a device is written to as it is.
 
-    Raises UsageError for a tag, an id or an order that a run cannot hold and for a path that cannot be written;
-    NonFiniteError for a score; StoreWriteError where the disk is full or failing.
+    Raises as `RunLines` and `write_lines` do.
     """
-    if problem := _id_problem(tag, "run tag"):
-        raise UsageError(problem)
+    return write_lines(RunLines(tag).of(rows), path)
+
+
+def write_lines(lines: Iterable[str], path: str) -> int:
+    """As `write_run`, of lines that are made already.
+
+    Raises UsageError for a path that cannot be written, StoreWriteError where the disk is full or failing.
+    """
     if path == STDIN:
-        return _write_rows(rows, _stdout(), tag, "<stdout>")
+        return _write(lines, _stdout(), "<stdout>")
     target = Path(path).resolve()  # a link stays, and what it points to is replaced
     if target.is_dir():
         raise UsageError(f"cannot write the run to {path}: it is a folder")
     if target.exists() and not target.is_file():
         with _disk_errors(path), target.open("w", encoding="utf-8", newline="\n") as out:
-            return _write_rows(rows, out, tag, path)
+            return _write(lines, out, path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         file = partial.open("w", encoding="utf-8", newline="\n")
     except OSError as error:
         raise UsageError(f"cannot write the run to {path}: {error.strerror}") from error
     try:
-        count = _write_rows(rows, file, tag, path)
+        count = _write(lines, file, path)
         with _disk_errors(path):
             file.flush()
             os.fsync(file.fileno())
@@ -174,6 +179,51 @@ def write_run(rows: Iterable[ScoredDoc], path: str, tag: str) -> int:
         partial.unlink(missing_ok=True)
         raise
     return count
+
+
+class RunLines:
+    """The lines of one TREC run, for its rows in as many parts as they come."""
+
+    def __init__(self, tag: str) -> None:
+        """Raises UsageError for a tag that a run cannot hold."""
+        if problem := _id_problem(tag, "run tag"):
+            raise UsageError(problem)
+        self._tag = tag
+        self._written: set[str] = set()  # the queries so far
+
+    def of(self, rows: Iterable[ScoredDoc]) -> Iterator[str]:
+        """The lines of these rows, all those of a query in one part.
+
+        Raises UsageError for an id or an order that a run cannot hold, NonFiniteError for a score.
+        """
+        docs: set[str] = set()
+        query_id: str | None = None
+        rank = 0
+        last = math.inf
+        for row in rows:
+            if row.query_id != query_id:
+                query_id, rank, last = row.query_id, 0, math.inf
+                docs.clear()
+                if problem := _id_problem(query_id, "query"):
+                    raise UsageError(f"{problem}; the run was not written")
+                if query_id in self._written:
+                    raise UsageError(f"query {query_id!r} comes in two places: a run is grouped by query")
+                self._written.add(query_id)
+            if problem := _id_problem(row.doc_id, "document"):
+                raise UsageError(f"{problem}; the run was not written")
+            if row.doc_id in docs:
+                raise UsageError(f"document {row.doc_id!r} stands twice under query {query_id!r}")
+            docs.add(row.doc_id)
+            if not math.isfinite(row.score):
+                raise NonFiniteError(f"the score of document {row.doc_id!r} for query {query_id!r} is {row.score}")
+            score = round(row.score, 6) + 0.0  # never "-0.000000"
+            if score > last:
+                raise UsageError(
+                    f"document {row.doc_id!r} of query {query_id!r} has a better score than the one before it"
+                )
+            last = score
+            rank += 1
+            yield f"{query_id} Q0 {row.doc_id} {rank} {score:.6f} {self._tag}\n"
 
 
 def as_trec_eval_ranks(rows: Iterable[ScoredDoc]) -> list[ScoredDoc]:
@@ -194,44 +244,14 @@ def _stdout() -> TextIO:
     return sys.stdout
 
 
-def _write_rows(rows: Iterable[ScoredDoc], file: TextIO, tag: str, path: str) -> int:
-    lines = _run_lines(rows, tag)
+def _write(lines: Iterable[str], file: TextIO, path: str) -> int:
+    waiting = iter(lines)
     count = 0
-    while batch := list(itertools.islice(lines, _LINES_A_WRITE)):
+    while batch := list(itertools.islice(waiting, _LINES_A_WRITE)):
         with _disk_errors(path):
             file.writelines(batch)
         count += len(batch)
     return count
-
-
-def _run_lines(rows: Iterable[ScoredDoc], tag: str) -> Iterator[str]:
-    written: set[str] = set()
-    docs: set[str] = set()
-    query_id: str | None = None
-    rank = 0
-    last = math.inf
-    for row in rows:
-        if row.query_id != query_id:
-            query_id, rank, last = row.query_id, 0, math.inf
-            docs.clear()
-            if problem := _id_problem(query_id, "query"):
-                raise UsageError(f"{problem}; the run was not written")
-            if query_id in written:
-                raise UsageError(f"query {query_id!r} comes in two places: a run is grouped by query")
-            written.add(query_id)
-        if problem := _id_problem(row.doc_id, "document"):
-            raise UsageError(f"{problem}; the run was not written")
-        if row.doc_id in docs:
-            raise UsageError(f"document {row.doc_id!r} stands twice under query {query_id!r}")
-        docs.add(row.doc_id)
-        if not math.isfinite(row.score):
-            raise NonFiniteError(f"the score of document {row.doc_id!r} for query {query_id!r} is {row.score}")
-        score = round(row.score, 6) + 0.0  # never "-0.000000"
-        if score > last:
-            raise UsageError(f"document {row.doc_id!r} of query {query_id!r} has a better score than the one before it")
-        last = score
-        rank += 1
-        yield f"{query_id} Q0 {row.doc_id} {rank} {score:.6f} {tag}\n"
 
 
 @contextlib.contextmanager

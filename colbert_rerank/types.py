@@ -93,7 +93,10 @@ class Index(Protocol):
 
 
 class Candidates(Index, Protocol):
-    """A first stage: what every source of candidates offers to the re-ranker."""
+    """A first stage: what every source of candidates offers to the re-ranker.
+
+    It is searched by one thread while another one fetches.
+    """
 
     def search(self, queries: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
         """Yield, for each query in order, at most ``k`` documents in first-stage order (score falling, then id)."""

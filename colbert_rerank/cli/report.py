@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from colbert_rerank.cli.output import say, warn, warn_always
+from colbert_rerank.report import RERANKING
 
 if TYPE_CHECKING:
     from colbert_rerank.evaluate import Evaluation
@@ -29,6 +30,18 @@ def describe(reranker: Reranker) -> None:
         )
     times = report.mean_ms()
     say("mean ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), mean_ms=times)
+    wall_ms, busy = 1000 * report.wall / report.queries, report.busy_shares()
+    slowest = next(iter(busy))
+    shares = [f"{stage} {share:.0%}" for stage, share in busy.items()]
+    shares[0] = f"{slowest} (busy {busy[slowest]:.0%} of the time)"
+    if slowest == RERANKING and (longest := report.longest_in_turn()):
+        shares[0] += f", most of it {longest}"
+    say(
+        f"wall ms a query: {wall_ms:.2f}; slowest stage: {'; '.join(shares)}",
+        wall_ms=wall_ms,
+        slowest=slowest,
+        busy=busy,
+    )
 
 
 def warn_of_gaps(reranker: Reranker) -> None:

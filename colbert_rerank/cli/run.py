@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,13 @@ from colbert_rerank.cli.output import figures, output_options, say, table, warn
 from colbert_rerank.cli.progress import progress
 from colbert_rerank.cli.report import describe, warn_of_coverage
 from colbert_rerank.errors import InputError, UsageError
+from colbert_rerank.pipeline import behind
 
 if TYPE_CHECKING:
-    from colbert_rerank.types import Candidates, Query, ScoredDoc
+    from colbert_rerank.rerank import Ranking
+    from colbert_rerank.types import Candidates, Query
+
+WRITTEN_BEHIND = 4  # rankings that wait to be measured and made lines
 
 
 @click.command(cls=Command)
@@ -117,16 +122,21 @@ def run(
         memory_budget=memory_budget,
     )
 
-    def rows() -> Iterator[ScoredDoc]:
-        with progress("queries", len(queries)) as update:
-            rankings = reranker.run(queries, found, k, allow_other_index=first_stage.allow_other_index)
-            for done, ranking in enumerate(rankings, start=1):
-                if stages:
-                    stages["first stage"].add(ranking.first_stage)
-                    stages["re-ranked"].add(ranking.ranked)
+    report, run_lines = reranker.report, trec.RunLines(tag)
+
+    def written_out(ranking: Ranking) -> list[str]:
+        with report.timed("write"):
+            if stages:
+                stages["first stage"].add(ranking.first_stage)
+                stages["re-ranked"].add(ranking.ranked)
+            return list(run_lines.of(ranking.ranked))
+
+    def lines() -> Generator[str, None, None]:
+        rankings = reranker.run(queries, found, k, allow_other_index=first_stage.allow_other_index)
+        with progress("queries", len(queries)) as update, closing(behind(rankings, written_out, WRITTEN_BEHIND)) as out:
+            for done, of_query in enumerate(out, start=1):
                 update(done)
-                yield from ranking.ranked
-        report = reranker.report
+                yield from of_query
         if not report.candidates:
             raise InputError(
                 f"the first stage found no candidate for any of the {len(queries):,} topics, so no run is written. Is "
@@ -138,7 +148,8 @@ def run(
                 "re-ranked and no run is written. Are their ids those of the documents that were ingested?"
             )
 
-    written = trec.write_run(rows(), output, tag)
+    with closing(lines()) as made:  # else its threads would go on until the error that ended it is forgotten
+        written = trec.write_lines(made, output)
     to_stdout = output == "-"
     say(f"{written:,} lines {'on stdout' if to_stdout else f'in {output}'}", lines=written, output=output)
     describe(reranker)

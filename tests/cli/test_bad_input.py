@@ -8,17 +8,21 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from colbert_rerank import pipeline, rerank, trec
+from colbert_rerank.candidates.bm25 import Bm25Index
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.store import Store, segment
 from colbert_rerank.store import files as store_files
+from colbert_rerank.types import Query, ScoredDoc
 from ingest.first_stage import Bm25FirstStage
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
@@ -26,6 +30,7 @@ from tests.collection import documents
 from tests.server.indices import make_index
 from tests.server.rest import call
 
+WAIT = 60.0  # seconds after which a test that waits in vain fails
 GOOD = '{"_id": "d0", "text": "tides of the sea"}'
 
 # The second of two lines; where; what to do, as far as the cause leaves a choice.
@@ -507,3 +512,46 @@ def test_ctrl_c_in_a_run_leaves_the_earlier_one(files: Files, tmp_path: Path, ho
     assert stopped.err == "Error: interrupted; no run was written, and the same command starts it again\n"
     assert output.read_text() == "an earlier run\n"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_ctrl_c_ends_a_run_whose_server_hangs(files: Files, tmp_path: Path) -> None:
+    """The embedded index stands for it: the third search has no end."""
+    search, hangs, ended = Bm25Index.search, threading.Event(), threading.Event()
+
+    def hanging(self: Bm25Index, asked: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        yield from islice(search(self, asked, k), 2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        hangs.wait(WAIT)
+        ended.set()
+
+    output = tmp_path / "run"
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", output)
+    with patch.object(Bm25Index, "search", hanging), patch.object(pipeline, "PATIENCE", 0.01):
+        stopped = invoke(*usual)
+        assert not ended.is_set(), "no one waited for it"
+        hangs.set()
+        assert ended.wait(WAIT)
+    assert stopped.status == 130
+    assert stopped.err == "Error: interrupted; no run was written, and the same command starts it again\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_under_a_run_ends_all_its_threads(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While queries are left to search and to re-rank."""
+    monkeypatch.setattr(pipeline, "PATIENCE", WAIT)
+    monkeypatch.setattr(trec, "_LINES_A_WRITE", 1)
+    monkeypatch.setattr(rerank, "SEARCHED_AHEAD", 1)
+    search, finished = Bm25Index.search, []
+
+    def counted(self: Bm25Index, asked: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+        yield from search(self, asked, k)
+        finished.append("all of them")
+
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "/dev/full")
+    with patch.object(Bm25Index, "search", counted):
+        failed = invoke(*usual)
+    assert failed.error == (
+        "the run /dev/full could not be written: No space left on device. Free the disk or choose another place"
+    )
+    assert not finished
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("candidates", "behind"))]

@@ -105,6 +105,24 @@ def test_a_run_with_queries_by_onnx_runtime_is_the_same_but_for_last_digits(file
     assert scores["onnx"] != scores["torch"], "to the bit, so that torch has encoded both"
 
 
+def test_a_run_names_its_slowest_stage(files: Files, tmp_path: Path) -> None:
+    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model)
+    done = invoke(*usual, "--output", tmp_path / "run", "--qrels", files.qrels, "--log-format", "json").check()
+    said = [json.loads(line) for line in done.err.splitlines()]
+    (means,) = [one["mean_ms"] for one in said if "mean_ms" in one]
+    assert means.keys() == {"candidates", "encode", "gather", "score", "order", "write"}
+    (overlapped,) = [one for one in said if "busy" in one]
+    busy = overlapped["busy"]
+    assert busy.keys() == {"candidates", "re-ranking", "write"}
+    assert list(busy.values()) == sorted(busy.values(), reverse=True)
+    assert all(0 < share <= 1 for share in busy.values())
+    in_turn = sum(means[stage] for stage in ("encode", "gather", "score", "order"))
+    assert busy["re-ranking"] == pytest.approx(in_turn / overlapped["wall_ms"])
+    slowest, share = next(iter(busy.items()))
+    assert overlapped["slowest"] == slowest
+    assert f"; slowest stage: {slowest} (busy {share:.0%} of the time)" in overlapped["message"]
+
+
 def test_topics_on_stdin_and_a_run_on_stdout(files: Files, tmp_path: Path) -> None:
     run(files, tmp_path / "run", "--tag", "mine")
     arguments = ("run", "--topics", "-", "--store", files.store, "--model", files.model, "--output", "-")
