@@ -168,7 +168,7 @@ def parity(data: dict[str, Any]) -> str:
 
 def exactness(data: dict[str, Any]) -> str:
     lines = [
-        f"Found with {NAMES['scifact']}, every query with every document, in float64 and by each path of this machine's "
+        f"Found with {NAMES['scifact']}, queries with all documents, in float64 and by each path of this machine's "
         "CPU: the greatest difference of a score, and how many queries have the same hundred best in the same order. "
         "Where they have not, two documents have changed places that are no further apart than the last column says.",
         "",

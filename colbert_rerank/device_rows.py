@@ -18,7 +18,7 @@ from colbert_rerank.maxsim import in_place
 from colbert_rerank.store import Gathered, RowRanges, Store
 from colbert_rerank.store.ids import ranges
 from colbert_rerank.store.plane import Plane, take_rows
-from colbert_rerank.store.rows import DeviceRanges
+from colbert_rerank.store.rows import DeviceRanges, DocumentRows
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class Rows(Protocol):
         """These will be read next: begin with it, where that takes time and can be done aside."""
         ...
 
-    def read(self, doc_ids: Sequence[str], *, sketches: bool = False) -> Gathered | RowRanges | DeviceRanges:
+    def read(self, doc_ids: Sequence[str], *, sketches: bool = False) -> DocumentRows:
         """Their rows, as `maxsim.scores_of` takes them. Raises StoreCorruptError."""
         ...
 

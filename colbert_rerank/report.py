@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 TIMES_KEPT = 100_000  # of each stage; a re-ranker may live for months
-# Stages that `Reranker.run`, and the command of this name, leave to a thread each; all others take turns in one.
-OVERLAPPED = ("candidates", "write")
+# Stages that `Reranker.run`, and the command of this name, leave to a thread each; all others take turns in one, and so
+# does the second gathering of a cascade, which is small.
+OVERLAPPED = ("candidates", "gather", "gather sketches", "write")
 RERANKING = "re-ranking"  # what those others are together
 
 

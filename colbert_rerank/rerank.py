@@ -27,6 +27,7 @@ from colbert_rerank.report import Report
 from colbert_rerank.residency import Resident, place
 from colbert_rerank.scoring import UNSCORED_STEP, Scorer
 from colbert_rerank.store import Store
+from colbert_rerank.store.rows import DocumentRows
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
 
 DECIMALS = 6
@@ -35,6 +36,8 @@ UNSCORED_GAP = 1.0
 # Queries whose candidates wait to be re-ranked: as many as travel to OpenSearch in one request, so that the next is
 # answered while these are scored. A thousand candidates weigh about 200 KB.
 SEARCHED_AHEAD = 16
+# Queries whose vectors are read from the disk, and on a GPU copied, tens of megabytes each, before they are scored.
+GATHERED_AHEAD = 2
 
 Missing = Literal["first_stage", "encode", "drop", "error"]
 Fetch = Callable[[Sequence[str]], Iterable[Document]]
@@ -149,16 +152,20 @@ class Reranker:
             raise InputError(
                 f"the candidates {candidates!r:.100} are no pairs of a document id and a first-stage score"
             )
+        asked, first_stage = Query("", query), [_candidate(c) for c in candidates]
+        _check_text(asked)
+        _check_candidates(asked, first_stage)
         with self.report.clocked():
-            return self._rank(Query("", query), [_candidate(c) for c in candidates], fetch)
+            return self._rank(asked, first_stage, fetch)
 
     def run(
         self, queries: Sequence[Query], candidates: Candidates, k: int, *, allow_other_index: bool = False
     ) -> Generator[Ranking, None, None]:
         """Re-rank the first stage's top ``k`` of each query, in order: as `rerank` does, one after the other.
 
-        Meanwhile a thread asks the first stage for the next ones, `SEARCHED_AHEAD` of them and what it gives at once
-        beside them. It is ended when this iterator is, or is closed.
+        Meanwhile one thread asks the first stage for the next ones, `SEARCHED_AHEAD` of them and what it gives at once
+        beside them, and another reads the vectors of the next `GATHERED_AHEAD`. They end when this iterator does, or is
+        closed.
 
         Raises as `rerank` does, and StoreMismatchError, before anything is searched, where the candidates come from
         another index than the store was made from; ``allow_other_index`` accepts a reindexed copy (`check_origin`).
@@ -169,9 +176,10 @@ class Reranker:
         # Encoding and scoring take turns in the caller's thread: on a CPU each of them has all cores. It is one query a
         # forward pass, too: a larger pass has another shape, whose vectors differ in their last bits on some machines.
         found = ahead(self._first_stages(queries, candidates, k), SEARCHED_AHEAD, "candidates")
-        with self.report.clocked(), closing(found):
-            for query, first_stage in zip(queries, found, strict=True):
-                yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch))
+        gathered = ahead(self._gathered(queries, found), GATHERED_AHEAD, "gather")
+        with self.report.clocked(), closing(gathered):
+            for query, (first_stage, docs) in zip(queries, gathered, strict=True):
+                yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch, docs))
 
     def _first_stages(
         self, queries: Sequence[Query], candidates: Candidates, k: int
@@ -182,21 +190,39 @@ class Reranker:
                 first_stage = next(found)
             yield first_stage
 
-    def _rank(self, query: Query, first_stage: Sequence[ScoredDoc], fetch: Fetch | None) -> list[ScoredDoc]:
+    def _gathered(
+        self, queries: Sequence[Query], found: Generator[list[ScoredDoc], None, None]
+    ) -> Generator[tuple[list[ScoredDoc], DocumentRows | None], None, None]:
+        """Each query's candidates, and of these the vectors, or the sketches, that are scored first."""
+        with closing(found):
+            for query, first_stage in zip(queries, found, strict=True):
+                _check_candidates(query, first_stage)
+                ids = [c.doc_id for c in first_stage]
+                yield first_stage, self._scorer.read(ids, sketches=self.rescore is not None) if ids else None
+
+    def _rank(
+        self,
+        query: Query,
+        first_stage: Sequence[ScoredDoc],
+        fetch: Fetch | None,
+        docs: DocumentRows | None = None,
+    ) -> list[ScoredDoc]:
         ids = [c.doc_id for c in first_stage]
-        _check_text(query)
-        _check_candidates(query, first_stage)
         self.report.queries += 1
         self.report.candidates += len(ids)
         if not ids:
             self.report.empty += 1
             return []
-        self._scorer.expect(ids, sketches=self.rescore is not None)  # read aside, while the query is encoded
+        if docs is None:
+            self._scorer.expect(ids, sketches=self.rescore is not None)  # read aside, while the query is encoded
         with self.report.timed("encode"):
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
-        scores = self._scorer.scores(Q, ids) if self.rescore is None else self._scorer.cascade(Q, ids, self.rescore)
+        if self.rescore is None:
+            scores = self._scorer.scores(Q, ids, docs)
+        else:
+            scores = self._scorer.cascade(Q, ids, self.rescore, docs)
         unscored = np.flatnonzero(np.isneginf(scores))
         if unscored.size:
             self._supply(Q, query, ids, unscored, scores, fetch)

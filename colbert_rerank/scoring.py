@@ -12,9 +12,9 @@ from colbert_rerank.device_rows import Rows
 from colbert_rerank.errors import NonFiniteError
 from colbert_rerank.maxsim import scores_of
 from colbert_rerank.report import Report
-from colbert_rerank.store import Gathered, RowRanges, Store
+from colbert_rerank.store import Gathered, Store
 from colbert_rerank.store.codecs import encode
-from colbert_rerank.store.rows import DeviceRanges
+from colbert_rerank.store.rows import DocumentRows
 
 # Between documents whose scores are of different kinds: the printed precision tells them apart.
 UNSCORED_STEP = 0.001
@@ -35,25 +35,46 @@ class Scorer:
         """These documents are scored next: what takes time before that is begun."""
         self._rows.expect(ids, sketches=sketches)
 
+    def read(self, ids: Sequence[str], *, sketches: bool = False) -> DocumentRows:
+        """The vectors of documents by id, or their sketches, where they lie, or where they are scored.
+
+        Raises StoreCorruptError.
+        """
+        with self._report.timed("gather sketches" if sketches else "gather"):
+            docs = self._rows.read(ids, sketches=sketches)
+        self._report.hot, self._report.read = self._rows.hot()
+        return docs
+
     def scores(
-        self, Q: npt.NDArray[np.float32], ids: Sequence[str], *, sketches: bool = False
+        self,
+        Q: npt.NDArray[np.float32],
+        ids: Sequence[str],
+        docs: DocumentRows | None = None,
+        *,
+        sketches: bool = False,
     ) -> npt.NDArray[np.float64]:
         """Scores [n] of documents by id with a query [Lq, d]; minus infinity where there are no vectors.
 
-        Raises NonFiniteError and StoreCorruptError.
+        ``docs`` are those documents, where they were `read` before. Raises NonFiniteError and StoreCorruptError.
         """
-        what = " sketches" if sketches else ""
-        with self._report.timed(f"gather{what}"):
-            docs = self._rows.read(ids, sketches=sketches)
-            self._report.hot, self._report.read = self._rows.hot()
-        with self._report.timed(f"score{what}"):
+        docs = self.read(ids, sketches=sketches) if docs is None else docs
+        with self._report.timed("score sketches" if sketches else "score"):
             scores = np.full(len(ids), -np.inf)
             scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
         return scores
 
-    def cascade(self, Q: npt.NDArray[np.float32], ids: Sequence[str], rescore: int) -> npt.NDArray[np.float64]:
-        """Scores [n] by sketches, but of the best ``rescore`` by their vectors; the others stand below these."""
-        scores = self.scores(Q, ids, sketches=True)
+    def cascade(
+        self,
+        Q: npt.NDArray[np.float32],
+        ids: Sequence[str],
+        rescore: int,
+        docs: DocumentRows | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """Scores [n] by sketches, but of the best ``rescore`` by their vectors; the others stand below these.
+
+        ``docs`` are the sketches, where they were `read` before.
+        """
+        scores = self.scores(Q, ids, docs, sketches=True)
         best = np.argsort(-scores, kind="stable")[:rescore]
         return _above(scores, best, self.scores(Q, [ids[i] for i in best.tolist()]))
 
@@ -63,9 +84,7 @@ class Scorer:
         one = Gathered(np.ones(1, dtype=bool), rows, np.array([0, len(rows)]), self.store.codec)
         return float(self._maxsim(Q, one, [doc_id])[0])
 
-    def _maxsim(
-        self, Q: npt.NDArray[np.float32], docs: Gathered | RowRanges | DeviceRanges, ids: Sequence[str]
-    ) -> npt.NDArray[np.float64]:
+    def _maxsim(self, Q: npt.NDArray[np.float32], docs: DocumentRows, ids: Sequence[str]) -> npt.NDArray[np.float64]:
         scores = scores_of(Q, docs, self._device, self._similarity, self._aggregation)
         bad = ~np.isfinite(scores) & (docs.counts > 0)  # a document without rows scores minus infinity
         if bad.any():

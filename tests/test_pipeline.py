@@ -72,7 +72,7 @@ def named(name: str) -> list[threading.Thread]:
 
 
 def test_ahead_makes_what_there_is_room_for_and_one_more() -> None:
-    made, full = [], threading.Event()
+    made, full, beyond = [], threading.Event(), threading.Event()
     closed_by: list[str] = []
 
     def numbers() -> Generator[int, None, None]:
@@ -81,6 +81,8 @@ def test_ahead_makes_what_there_is_room_for_and_one_more() -> None:
                 made.append(threading.current_thread().name)
                 if number == 4:  # the first is taken, three wait, and this one is in hand
                     full.set()
+                if number == 5:
+                    beyond.set()
                 yield number
         finally:
             closed_by.append(threading.current_thread().name)
@@ -88,6 +90,7 @@ def test_ahead_makes_what_there_is_room_for_and_one_more() -> None:
     with closing(ahead(numbers(), 3, "test-ahead")) as items:
         assert next(items) == 0
         assert full.wait(WAIT)
+        assert not beyond.wait(0.2)
     assert made == ["test-ahead"] * 5
     assert closed_by == ["test-ahead"]
     assert not named("test-ahead")

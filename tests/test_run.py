@@ -13,12 +13,13 @@ import pytest
 from colbert_rerank import pipeline, rerank
 from colbert_rerank.candidates.runfile import RunCandidates
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import InputError, MissingVectorsError, OpenSearchError
+from colbert_rerank.errors import InputError, MissingVectorsError, OpenSearchError, StoreCorruptError
 from colbert_rerank.report import Report
 from colbert_rerank.rerank import Ranking, Reranker
-from colbert_rerank.store import Store
+from colbert_rerank.store import RowRanges, Store
 from colbert_rerank.trec import write_run
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
+from ingest.upkeep import compact
 from tests.collection import FakeIndex, bm25_of, documents, ingested, queries
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +36,10 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> Store:
-    return ingested(tmp_path_factory.mktemp("run") / "store", tiny_encoder, documents(STORED))
+    folder = tmp_path_factory.mktemp("run") / "store"
+    ingested(folder, tiny_encoder, documents(STORED))
+    compact(folder, sketches="binary")
+    return Store.open(folder)
 
 
 class Batches(FakeIndex):
@@ -77,7 +81,9 @@ def one_by_one(reranker: Reranker, candidates: Candidates, k: int) -> Iterator[R
         yield Ranking(query, first_stage, [d._replace(query_id=query.query_id) for d in ranked])
 
 
-@pytest.mark.parametrize("options", [{}, {"missing": "encode"}, {"missing": "drop", "interpolate": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"missing": "encode"}, {"missing": "drop", "interpolate": 0.3}, {"rescore": 5}], ids=str
+)
 @pytest.mark.parametrize("kind", ["bm25", "run-file", "batches"])
 def test_it_is_the_same_to_the_byte(
     kind: str, options: dict[str, object], store: Store, tiny_encoder: Encoder, tmp_path: Path
@@ -98,7 +104,7 @@ def test_it_is_the_same_to_the_byte(
 
 
 def assert_no_thread_is_left() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name == "candidates"]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("candidates", "gather")]
 
 
 def test_the_next_batch_is_asked_for_before_the_first_query_is_ordered(store: Store, tiny_encoder: Encoder) -> None:
@@ -116,14 +122,39 @@ def test_the_next_batch_is_asked_for_before_the_first_query_is_ordered(store: St
     assert candidates.threads == {"candidates"}
 
 
+def test_vectors_are_read_while_the_query_before_is_encoded(
+    store: Store, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, encode = Store.ranges, Encoder.encode_query_tokens
+    second, reads, encoded = threading.Event(), [], []
+
+    def counted(self: Store, doc_ids: Sequence[str], *, sketches: bool = False) -> RowRanges:
+        reads.append(threading.current_thread().name)
+        if len(reads) == 2:
+            second.set()
+        return read(self, doc_ids, sketches=sketches)
+
+    def when_read(self: Encoder, *args: object) -> object:
+        encoded.append(second.wait(WAIT))
+        return encode(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "ranges", counted)
+    monkeypatch.setattr(Encoder, "encode_query_tokens", when_read)
+    assert len(list(Reranker(store, tiny_encoder).run(queries(ASKED), Batches(), K))) == ASKED
+    assert encoded[0], "the second query's were read before"
+    assert reads == ["gather"] * ASKED, "and none is read twice"
+
+
 def test_what_waits_is_bounded(store: Store, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rerank, "SEARCHED_AHEAD", 3)
+    monkeypatch.setattr(rerank, "GATHERED_AHEAD", 1)
     candidates = Batches()
     running = Reranker(store, tiny_encoder).run(queries(ASKED), candidates, K)
     next(running)
-    assert candidates.begun[2].wait(WAIT)  # of the fifth query: the first is taken, three wait
+    # The first is re-ranked, one is read and one in hand, three are searched and one in hand: seven.
+    assert candidates.begun[3].wait(WAIT)
     running.close()
-    assert not candidates.begun[3].is_set()
+    assert not candidates.begun[4].is_set()
     assert candidates.closed
     assert_no_thread_is_left()
 
@@ -162,6 +193,24 @@ def test_a_first_stage_that_cannot_begin(store: Store, tiny_encoder: Encoder) ->
 
     with pytest.raises(OpenSearchError, match=r"^closed$"):
         next(Reranker(store, tiny_encoder).run(queries(ASKED), Closed([], origin=None), K))
+    assert_no_thread_is_left()
+
+
+def test_damage_of_the_store_comes_at_its_query(
+    store: Store, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reads, done = Store.ranges, [0], list[Ranking]()
+
+    def damaged(self: Store, doc_ids: Sequence[str], *, sketches: bool = False) -> RowRanges:
+        reads[0] += 1
+        if reads[0] == 3:
+            raise StoreCorruptError("a block of the third")
+        return read(self, doc_ids, sketches=sketches)
+
+    monkeypatch.setattr(Store, "ranges", damaged)
+    with pytest.raises(StoreCorruptError, match=r"^a block of the third$"):
+        done.extend(Reranker(store, tiny_encoder).run(queries(ASKED), Batches(), K))
+    assert [r.query for r in done] == queries(2)
     assert_no_thread_is_left()
 
 
@@ -206,7 +255,7 @@ def test_the_time_of_a_stage_is_the_time_that_it_works(store: Store, tiny_encode
         ("candidates", "encode", "gather", "score", "order"), ASKED
     )
     assert report.busy == pytest.approx({stage: sum(times) for stage, times in report.seconds.items()})
-    in_turn = sum(seconds for stage, seconds in report.busy.items() if stage != "candidates")
+    in_turn = sum(seconds for stage, seconds in report.busy.items() if stage not in ("candidates", "gather"))
     assert 0 < in_turn < report.wall
 
 
@@ -223,5 +272,6 @@ def test_the_slowest_stage_is_the_thread_that_is_busiest() -> None:
 def test_single_queries_are_on_the_clock_too(store: Store, tiny_encoder: Encoder) -> None:
     reranker = Reranker(store, tiny_encoder)
     reranker.rerank("tides", [(d.doc_id, 0.0) for d in documents(5)])
-    assert list(reranker.report.busy_shares()) == ["re-ranking"]
-    assert 0 < reranker.report.busy_shares()["re-ranking"] <= 1
+    shares = reranker.report.busy_shares()
+    assert shares.keys() == {"re-ranking", "gather"}
+    assert 0 < sum(shares.values()) <= 1, "here they take turns"

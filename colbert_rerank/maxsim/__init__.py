@@ -10,7 +10,7 @@ import numpy.typing as npt
 from colbert_rerank.errors import NonFiniteError, UsageError
 from colbert_rerank.maxsim import gpu, native, packed
 from colbert_rerank.store.codecs import Floats
-from colbert_rerank.store.rows import DeviceRanges, Gathered, RowRanges
+from colbert_rerank.store.rows import DeviceRanges, DocumentRows, Gathered, RowRanges
 
 __all__ = ["AGGREGATIONS", "SIMILARITIES", "in_place", "maxsim", "scores_of"]
 
@@ -64,7 +64,7 @@ def in_place(device: str) -> bool:
 
 def scores_of(
     query: npt.NDArray[np.float32],
-    docs: Gathered | RowRanges | DeviceRanges,
+    docs: DocumentRows,
     device: str,
     similarity: str,
     aggregation: str,

@@ -77,3 +77,6 @@ class Gathered(NamedTuple):
         """The vectors of each document found, [T, d] in float32."""
         vectors = decode(self.codec, self.values)
         return [vectors[start:end] for start, end in pairwise(self.offsets.tolist())]
+
+
+DocumentRows = Gathered | RowRanges | DeviceRanges  # of the documents that were found, wherever they are

@@ -18,6 +18,7 @@ import pytest
 
 from colbert_rerank import pipeline, rerank, trec
 from colbert_rerank.candidates.bm25 import Bm25Index
+from colbert_rerank.cli import output as messages
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.store import Store, segment
@@ -26,7 +27,7 @@ from colbert_rerank.types import Query, ScoredDoc
 from ingest.first_stage import Bm25FirstStage
 from tests.cli.conftest import DOCUMENTS, Files
 from tests.cli.terminal import invoke
-from tests.collection import documents
+from tests.collection import documents, queries
 from tests.server.indices import make_index
 from tests.server.rest import call
 
@@ -536,22 +537,34 @@ def test_ctrl_c_ends_a_run_whose_server_hangs(files: Files, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_under_a_run_ends_all_its_threads(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While queries are left to search and to re-rank."""
+def test_a_disk_that_fills_up_under_a_run_ends_all_its_threads(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While queries are left to search and to re-rank: more than can be under way at once."""
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("".join(f"{q.query_id}\t{q.text}\n" for q in queries(60)))
     monkeypatch.setattr(pipeline, "PATIENCE", WAIT)
     monkeypatch.setattr(trec, "_LINES_A_WRITE", 1)
     monkeypatch.setattr(rerank, "SEARCHED_AHEAD", 1)
+    monkeypatch.setattr(rerank, "GATHERED_AHEAD", 1)
     search, finished = Bm25Index.search, []
 
     def counted(self: Bm25Index, asked: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
         yield from search(self, asked, k)
         finished.append("all of them")
 
-    usual = ("run", "--topics", files.topics, "--store", files.store, "--model", files.model, "--output", "/dev/full")
-    with patch.object(Bm25Index, "search", counted):
+    usual = ("run", "--topics", topics, "--store", files.store, "--model", files.model, "--output", "/dev/full")
+    fail, left = messages.fail, list[str]()
+
+    def said(message: str, status: int) -> None:
+        left.extend(thread.name for thread in threading.enumerate())
+        fail(message, status)
+
+    with patch.object(Bm25Index, "search", counted), patch.object(messages, "fail", said):
         failed = invoke(*usual)
     assert failed.error == (
         "the run /dev/full could not be written: No space left on device. Free the disk or choose another place"
     )
     assert not finished
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("candidates", "behind"))]
+    assert left
+    assert not [name for name in left if name.startswith(("candidates", "gather", "behind"))]
