@@ -36,6 +36,10 @@ class Report:
         """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""
         return {stage: 1000 * statistics.fmean(times) for stage, times in self.seconds.items() if times}
 
+    def wall_ms(self) -> float:
+        """Milliseconds a query by the clock."""
+        return 1000 * self.wall / max(1, self.queries)
+
     def busy_shares(self) -> dict[str, float]:
         """How much of the wall time each thread was busy, the busiest, which the others wait for, first.
 

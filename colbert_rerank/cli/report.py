@@ -30,7 +30,7 @@ def describe(reranker: Reranker) -> None:
         )
     times = report.mean_ms()
     say("mean ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), mean_ms=times)
-    wall_ms, busy = 1000 * report.wall / report.queries, report.busy_shares()
+    wall_ms, busy = report.wall_ms(), report.busy_shares()
     slowest = next(iter(busy))
     shares = [f"{stage} {share:.0%}" for stage, share in busy.items()]
     shares[0] = f"{slowest} (busy {busy[slowest]:.0%} of the time)"

@@ -28,6 +28,7 @@ from ingest.cli.ingest import keeping
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from colbert_rerank.report import Report
     from colbert_rerank.rerank import Ranking
     from colbert_rerank.types import Candidates, Document, ScoredDoc
 
@@ -121,7 +122,7 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
         [[stage, *figures(before.mean)], [f"ColBERT ({model.model})", *figures(after.mean)]],
     )
     click.echo()
-    _times(seconds, report.encoded, reranker.report.mean_ms())
+    _times(seconds, report.encoded, reranker.report)
     relevant = {(q.query_id, q.doc_id) for q in qrels if q.relevance > 0}
     gain = {
         r.query.query_id: after.per_query[measures[0]][r.query.query_id]
@@ -138,10 +139,11 @@ def demo(store: Path | None, k: int, server: OpenSearchOptions, model: ModelOpti
     say(f"the store is in {folder}; delete it when you are done", store=str(folder))
 
 
-def _times(seconds: Mapping[str, float], encoded: int, means: Mapping[str, float]) -> None:
+def _times(seconds: Mapping[str, float], encoded: int, report: Report) -> None:
     rows = [[stage, f"{s:.1f} s"] for stage, s in seconds.items()]
     if encoded:
         rows[-1][0] += f" ({encoded / seconds['ingest']:.0f} documents/s)"
+    means = report.mean_ms() | {"together, overlapping": report.wall_ms()}
     rows += [[f"{stage}, mean a query", f"{ms:.2f} ms"] for stage, ms in means.items()]
     table("Time", ["stage", ""], rows)
 

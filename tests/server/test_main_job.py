@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import opensearchpy
@@ -32,6 +34,7 @@ from ingest.sources import SourceOptions, open_source
 from ingest.sources.opensearch import OpenSearchSource
 from ingest.validation import InputReport
 from mappings import index_body
+from tests.server.gateway import Gateway
 from tests.tiny import tiny_checkpoint
 
 RECIPE = Recipe()
@@ -86,6 +89,32 @@ def test_documents_come_back_re_ranked_and_runs_repeat_to_the_byte(
         runs.append((tmp_path / name).read_bytes())
         assert reranker.report.scored == reranker.report.candidates > 100
     assert runs[0] == runs[1]
+
+
+def test_the_next_batch_is_asked_for_while_the_first_query_is_encoded(
+    client: opensearchpy.OpenSearch, index_name: str, tmp_path: Path, encoder: Encoder, opensearch_url: str
+) -> None:
+    fill(client, index_name, tmp_path / "store", documents(), encoder)
+    encode, asked = Encoder.encode_query_tokens, list[int]()
+    with Gateway(opensearch_url) as gateway, closing(connect(Connection(gateway.url))) as watched:
+        candidates = OpenSearchCandidates(watched, index_name, batch=3)
+
+        def when_asked(self: Encoder, *args: Any) -> Any:
+            until = time.monotonic() + 60
+            while len(gateway.sent_to("_msearch")) < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            asked.append(len(gateway.sent_to("_msearch")))
+            return encode(self, *args)
+
+        reranker = Reranker(Store.open(tmp_path / "store"), encoder)
+        with patch.object(Encoder, "encode_query_tokens", when_asked):
+            overlapped = list(reranker.run(queries(), candidates, 50))
+        assert asked[0] >= 2
+        assert asked[-1] == 3, "of eight queries, three at a time"
+        for (query, first_stage, ranked), alone in zip(overlapped, candidates.search(queries(), 50), strict=True):
+            assert first_stage == alone
+            one = reranker.rerank(query.text, [(d.doc_id, d.score) for d in alone])
+            assert repr(ranked) == repr([d._replace(query_id=query.query_id) for d in one])
 
 
 def test_all_fields_reach_opensearch(
