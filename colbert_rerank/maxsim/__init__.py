@@ -10,7 +10,7 @@ import numpy.typing as npt
 from colbert_rerank.errors import NonFiniteError, UsageError
 from colbert_rerank.maxsim import gpu, native, packed
 from colbert_rerank.store.codecs import Floats
-from colbert_rerank.store.rows import DeviceRanges, DocumentRows, Gathered, RowRanges
+from colbert_rerank.store.rows import DocumentRows, Gathered, RowRanges
 
 __all__ = ["AGGREGATIONS", "SIMILARITIES", "in_place", "maxsim", "scores_of"]
 
