@@ -24,6 +24,7 @@ class Report:
     empty: int = 0  # queries without a single candidate
     candidates: int = 0
     scored: int = 0
+    skipped: int = 0  # of those scored, by their sketches alone: none of them could be among the first
     truncated_queries: int = 0
     hot: int = 0  # documents whose rows were in a GPU's memory, of those read there (0 where all stay in one place)
     read: int = 0

@@ -58,7 +58,9 @@ class Reranker:
     first-stage order; "encode" encodes its text now (needs ``fetch``); "drop" leaves it out; "error" raises
     MissingVectorsError. ``interpolate`` a ranks by a z(first stage) + (1 - a) z(MaxSim) over the scored candidates.
     ``rescore`` n is a cascade: all are scored by the store's sketches, and the best n again by its vectors; the others
-    stand below them, in the order of their sketches.
+    stand below them, in the order of their sketches. ``exact_top`` n has the first n places, and their scores, as if
+    all were scored by the vectors, and does that only with those that the sketches do not rule out of them; it needs a
+    model whose similarity is the cosine.
 
     On a GPU, ``resident`` says where the store's rows are kept: "gpu", "pinned" memory of the host, or "mmap"; "auto"
     is the first of them that they fit. ``memory_budget`` bounds the bytes of either memory (see `residency`); what was
@@ -73,6 +75,7 @@ class Reranker:
         missing: Missing = "first_stage",
         interpolate: float | None = None,
         rescore: int | None = None,
+        exact_top: int | None = None,
         resident: Resident = "auto",
         memory_budget: int | None = None,
     ) -> None:
@@ -80,14 +83,25 @@ class Reranker:
             raise UsageError(f"missing={missing!r}: expected one of {', '.join(get_args(Missing))}")
         if interpolate is not None and not 0 <= interpolate <= 1:
             raise UsageError(f"interpolate={interpolate}: expected 0 (MaxSim alone) to 1 (first stage alone)")
-        if rescore is not None and (rescore < 1 or store.sketch_codec is None):
-            has = f"{store.folder} has none; `store compact --sketches CODEC` makes them"
+        for name, depth in (("rescore", rescore), ("exact_top", exact_top)):
+            if depth is None:
+                continue
+            if store.sketch_codec is None:
+                has = f"{store.folder} has none; `store compact --sketches CODEC` makes them"
+                raise UsageError(f"{name}={depth}: a cascade begins with sketches, and {has}")
+            if depth < 1:
+                raise UsageError(f"{name}={depth}: expected 1 or more")
+            if interpolate is not None:
+                raise UsageError(
+                    f"{name} and interpolate: scores of sketches and of vectors have no common scale to mix"
+                )
+        if rescore is not None and exact_top is not None:
+            raise UsageError("rescore and exact_top: each says how many are scored again; choose one of them")
+        if exact_top is not None and (similarity := encoder.checkpoint.spec.similarity) != "cosine":
             raise UsageError(
-                f"rescore={rescore}: "
-                + ("expected 1 or more" if store.sketch_codec else f"a cascade begins with sketches, and {has}")
+                f"exact_top={exact_top}: of the similarity {similarity!r} it is not known how far sketches may be off, "
+                "only of the cosine; use rescore"
             )
-        if rescore is not None and interpolate is not None:
-            raise UsageError("rescore and interpolate: scores of sketches and of vectors have no common scale to mix")
         identity.check(
             store.folder,
             "model",
@@ -110,6 +124,7 @@ class Reranker:
         self.missing: Missing = missing
         self.interpolate = interpolate
         self.rescore = rescore
+        self.exact_top = exact_top
         self.report = Report()
         device = str(encoder.device)
         rows, self.residence = place(store, device, resident, memory_budget)
@@ -191,6 +206,10 @@ class Reranker:
                 first_stage = next(found)
             yield first_stage
 
+    @property
+    def _begins_with_sketches(self) -> bool:
+        return self.rescore is not None or self.exact_top is not None
+
     def _gathered(
         self, queries: Sequence[Query], found: Generator[list[ScoredDoc], None, None]
     ) -> Generator[tuple[list[ScoredDoc], DocumentRows | None], None, None]:
@@ -199,7 +218,7 @@ class Reranker:
             for query, first_stage in zip(queries, found, strict=True):
                 _check_candidates(query, first_stage)
                 ids = [c.doc_id for c in first_stage]
-                yield first_stage, self._scorer.read(ids, sketches=self.rescore is not None) if ids else None
+                yield first_stage, self._scorer.read(ids, sketches=self._begins_with_sketches) if ids else None
 
     def _rank(
         self,
@@ -215,20 +234,26 @@ class Reranker:
             self.report.empty += 1
             return []
         if docs is None:
-            self._scorer.expect(ids, sketches=self.rescore is not None)  # read aside, while the query is encoded
+            self._scorer.expect(ids, sketches=self._begins_with_sketches)  # read aside, while the query is encoded
         with self.report.timed("encode"):
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
-        if self.rescore is None:
-            scores = self._scorer.scores(Q, ids, docs)
-        else:
-            scores = self._scorer.cascade(Q, ids, self.rescore, docs)
+        scores = self._scores(Q, ids, docs)
         unscored = np.flatnonzero(np.isneginf(scores))
         if unscored.size:
             self._supply(Q, query, ids, unscored, scores, fetch)
         with self.report.timed("order"):
             return self._order(query, first_stage, scores)
+
+    def _scores(
+        self, Q: npt.NDArray[np.float32], ids: Sequence[str], docs: DocumentRows | None
+    ) -> npt.NDArray[np.float64]:
+        if self.rescore is not None:
+            return self._scorer.cascade(Q, ids, self.rescore, docs)
+        if self.exact_top is not None:
+            return self._scorer.exact_top(Q, ids, self.exact_top, docs)
+        return self._scorer.scores(Q, ids, docs)
 
     def _supply(
         self,

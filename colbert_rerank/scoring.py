@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.checkpoints.spec import EncoderSpec
+from colbert_rerank.depth import deviation, surely_below
 from colbert_rerank.device_rows import Rows
 from colbert_rerank.errors import NonFiniteError
 from colbert_rerank.maxsim import scores_of
@@ -35,12 +36,12 @@ class Scorer:
         """These documents are scored next: what takes time before that is begun."""
         self._rows.expect(ids, sketches=sketches)
 
-    def read(self, ids: Sequence[str], *, sketches: bool = False) -> DocumentRows:
+    def read(self, ids: Sequence[str], *, sketches: bool = False, stage: str = "") -> DocumentRows:
         """The vectors of documents by id, or their sketches, where they lie, or where they are scored.
 
-        Raises StoreCorruptError.
+        ``stage`` tells its time from others of the same query in the report. Raises StoreCorruptError.
         """
-        with self._report.timed("gather sketches" if sketches else "gather"):
+        with self._report.timed(f"gather{' sketches' if sketches else stage}"):
             docs = self._rows.read(ids, sketches=sketches)
         self._report.hot, self._report.read = self._rows.hot()
         return docs
@@ -52,13 +53,14 @@ class Scorer:
         docs: DocumentRows | None = None,
         *,
         sketches: bool = False,
+        stage: str = "",
     ) -> npt.NDArray[np.float64]:
         """Scores [n] of documents by id with a query [Lq, d]; minus infinity where there are no vectors.
 
         ``docs`` are those documents, where they were `read` before. Raises NonFiniteError and StoreCorruptError.
         """
-        docs = self.read(ids, sketches=sketches) if docs is None else docs
-        with self._report.timed("score sketches" if sketches else "score"):
+        docs = self.read(ids, sketches=sketches, stage=stage) if docs is None else docs
+        with self._report.timed(f"score{' sketches' if sketches else stage}"):
             scores = np.full(len(ids), -np.inf)
             scores[docs.found] = self._maxsim(Q, docs, [i for i, f in zip(ids, docs.found, strict=True) if f])
         return scores
@@ -77,6 +79,30 @@ class Scorer:
         scores = self.scores(Q, ids, docs, sketches=True)
         best = np.argsort(-scores, kind="stable")[:rescore]
         return _above(scores, best, self.scores(Q, [ids[i] for i in best.tolist()]))
+
+    def exact_top(
+        self, Q: npt.NDArray[np.float32], ids: Sequence[str], top: int, docs: DocumentRows | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Scores [n] whose first ``top``, as they are printed, are those of `scores`; why, `depth` says.
+
+        All have one by their sketches. The best ``top`` of these are scored by their vectors, and then all that could
+        be among the first by what is known of their errors; the others stand below them, in the order of their
+        sketches. For vectors that are compared by the cosine. ``docs`` are the sketches, where they were `read` before.
+        """
+        scores = self.scores(Q, ids, docs, sketches=True)
+        with self._report.timed("bound"):
+            errors = self.store.sketch_errors(ids)
+            errors[np.isneginf(scores)] = 0  # where there are no rows, none is off
+            highest = scores + deviation(Q, errors, self._aggregation)
+        best = np.argsort(-scores, kind="stable")[:top]
+        exact = self.scores(Q, [ids[i] for i in best.tolist()], stage=" best")
+        needed = np.isfinite(scores) & (highest >= surely_below(float(exact.min())))
+        needed[best] = False
+        others = np.flatnonzero(needed)
+        exact = np.append(exact, self.scores(Q, [ids[i] for i in others.tolist()]))
+        best = np.append(best, others)
+        self._report.skipped += int(np.isfinite(scores).sum() - np.isfinite(scores[best]).sum())
+        return _above(scores, best, exact)
 
     def of_vectors(self, Q: npt.NDArray[np.float32], doc_id: str, vectors: npt.NDArray[np.floating]) -> float:
         """The score of a document that is not stored, as if it were."""

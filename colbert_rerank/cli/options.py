@@ -320,9 +320,15 @@ def first_stage_options(command: F) -> F:
 
 
 def ranking_options(command: F) -> F:
-    """``--missing``, ``--interpolate`` and ``--rescore``."""
+    """``--missing``, ``--interpolate``, ``--exact-top`` and ``--rescore``."""
     option = section("Ranking")
     for add in (
+        option(
+            "--exact-top",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Score all by the store's sketches, and by its vectors those that may be among the first N.",
+        ),
         option(
             "--rescore",
             type=click.IntRange(1),

@@ -21,6 +21,13 @@ def describe(reranker: Reranker) -> None:
         candidates=report.candidates,
         scored=report.scored,
     )
+    if reranker.exact_top is not None:
+        share = report.skipped / max(1, report.scored)
+        say(
+            f"{report.skipped:,} ({share:.0%}) by their sketches alone, which rule them out of the first "
+            f"{reranker.exact_top:,}",
+            skipped=report.skipped,
+        )
     warn_of_gaps(reranker)
     if report.read:
         say(

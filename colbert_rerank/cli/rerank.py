@@ -60,6 +60,7 @@ def rerank(
     missing: Any,
     interpolate: float | None,
     rescore: int | None,
+    exact_top: int | None,
 ) -> None:
     """Search with one query and re-rank what is found.
 
@@ -79,6 +80,7 @@ def rerank(
         missing=missing,
         interpolate=interpolate,
         rescore=rescore,
+        exact_top=exact_top,
         resident=resident,
         memory_budget=memory_budget,
     )

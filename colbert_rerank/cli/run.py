@@ -73,6 +73,7 @@ def run(
     missing: Any,
     interpolate: float | None,
     rescore: int | None,
+    exact_top: int | None,
 ) -> None:
     """Re-rank the candidates of every topic and write a TREC run.
 
@@ -118,6 +119,7 @@ def run(
         missing=missing,
         interpolate=interpolate,
         rescore=rescore,
+        exact_top=exact_top,
         resident=resident,
         memory_budget=memory_budget,
     )

@@ -19,7 +19,7 @@ _ERRORS = (layout.MAX_ERRORS, layout.SKETCH_ERRORS)
 _MISSING = UNKNOWN | {
     layout.DELETED: np.zeros(1, dtype=np.uint8),
     layout.MAX_ERRORS: np.zeros(1, dtype=np.float32),
-    layout.SKETCH_ERRORS: np.zeros(1, dtype=np.float32),
+    layout.SKETCH_ERRORS: np.full(1, np.inf, dtype=np.float32),
 }
 
 

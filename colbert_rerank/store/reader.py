@@ -128,6 +128,20 @@ class Store:
         """The rows of all documents, or of their sketches, for what keeps them elsewhere. Raises UsageError."""
         return self._plane(sketches)[0]
 
+    def sketch_errors(self, doc_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """How far the sketches of ``doc_ids`` are off, [n]: `layout.SKETCH_ERRORS`; infinity where unknown.
+
+        Raises StoreCorruptError.
+        """
+        at = self.lookup(doc_ids)
+        errors = np.full(len(doc_ids), np.inf)
+        for number in np.unique(at.segments[at.found]).tolist():
+            column = self.segments[number].columns.get(layout.SKETCH_ERRORS)
+            if column is not None:
+                here = at.found & (at.segments == number)
+                errors[here] = column[at.ordinals[here]]
+        return errors
+
     def _plane(self, sketches: bool) -> tuple[Plane, Codec]:
         codec = self.sketch_codec if sketches else self.codec
         if codec is None:

@@ -107,7 +107,7 @@ class Unit:
         if not any(stored):
             return {name: [one] for name, one in coded.rows.items()}, dict(coded.errors)
         rows: dict[str, list[Array]] = {name: [] for name in codecs}
-        errors: dict[str, Array] = {name: np.zeros(len(self), dtype=np.float32) for name in coded.errors}
+        errors: dict[str, Array] = {name: np.full(len(self), np.inf, np.float32) for name in coded.errors}
         bounds = np.cumsum([0, *counts])
         number = 0
         for i, vectors in enumerate(self._vectors):

@@ -62,7 +62,9 @@ new_index = section("An index to fill")
     type=click.Choice(CODECS),
     help="How vectors are stored; by default float16, or as the store has them.",
 )
-@click.option("--sketches", type=click.Choice(CODECS), help="A smaller codec beside it, for `--rescore`.")
+@click.option(
+    "--sketches", type=click.Choice(CODECS), help="A smaller codec beside it, for `--rescore` and `--exact-top`."
+)
 @long_documents(
     "--long-docs",
     type=click.Choice(["truncate", "windows"]),

@@ -53,7 +53,11 @@ def delete(folder: Path, doc_ids: tuple[str, ...], ids: str | None, as_json: boo
 @click.command(cls=Command)
 @_FOLDER
 @click.option("--codec", type=click.Choice(CODECS), help="Code the vectors anew, which must be floats so far.")
-@click.option("--sketches", type=click.Choice([*CODECS, "none"]), help="Make sketches for `--rescore`, or drop them.")
+@click.option(
+    "--sketches",
+    type=click.Choice([*CODECS, "none"]),
+    help="Make sketches for `--rescore` and `--exact-top`, or drop them.",
+)
 @output_options
 def compact(folder: Path, codec: str | None, sketches: str | None) -> None:
     """Make room: write anew without what was deleted, or recoded.

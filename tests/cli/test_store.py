@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -207,6 +208,8 @@ def test_compact(copy: Path, files: Files, tmp_path: Path) -> None:
     assert (after.codec, after.sketches, ids_of(copy)) == ("int8", "binary", ids_of(files.store))
     run = ("run", "--topics", files.topics, "--store", copy, "--output", tmp_path / "run")
     invoke(*run, "--rescore", "5").check()
+    said = invoke(*run, "--exact-top", "1").check().err
+    assert re.search(r"\d+ \(\d+%\) by their sketches alone, which rule them out of the first 1\b", said)
     refused = invoke("store", "compact", copy, "--codec", "binary")
     assert (refused.status, "would lose twice" in refused.err) == (2, True)
     invoke("store", "compact", copy, "--sketches", "none").check()

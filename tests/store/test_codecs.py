@@ -226,6 +226,21 @@ def test_rows_that_are_stored_are_put_into_another_unit_as_they_are(tmp_path: Pa
     assert [m.shape for m in matrices(after, ["x", "y"]).values()] == [d.matrix.shape for d in new.values()]
 
 
+def test_errors_that_are_not_known_stay_so(tmp_path: Path) -> None:
+    model = make(tmp_path, "residual2", "binary")
+    before = Store.open(tmp_path)
+    (stored,) = before.stored_rows(list(model)[:1])
+    with writing(tmp_path, before.manifest) as writer:
+        unit = writer.unit()
+        unit.add("old", stored._replace(errors={}), bytes(16))
+        stores.add(unit, "new", next(doc for doc in model.values() if len(doc.matrix)))
+        writer.commit(unit, posted=True)
+        writer.finish()
+    old, new = Store.open(tmp_path).stored_rows(["old", "new"])
+    for name in (layout.MAX_ERRORS, layout.SKETCH_ERRORS):
+        assert (old.errors[name], 0 < new.errors[name] < math.inf) == (math.inf, True)
+
+
 @pytest.mark.parametrize("name", [n for n in CODECS if n != "float32"])
 def test_a_store_is_compacted_to_another_codec(tmp_path: Path, name: str) -> None:
     model, sketches = make(tmp_path, "float32"), "" if name == "residual1" else "residual1"
