@@ -58,9 +58,9 @@ class Reranker:
     first-stage order; "encode" encodes its text now (needs ``fetch``); "drop" leaves it out; "error" raises
     MissingVectorsError. ``interpolate`` a ranks by a z(first stage) + (1 - a) z(MaxSim) over the scored candidates.
     ``rescore`` n is a cascade: all are scored by the store's sketches, and the best n again by its vectors; the others
-    stand below them, in the order of their sketches. ``exact_top`` n has the first n places, and their scores, as if
-    all were scored by the vectors, and does that only with those that the sketches do not rule out of them; it needs a
-    model whose similarity is the cosine.
+    stand below them, in the order of their sketches. ``exact_top`` n is one whose first n documents, with their scores,
+    are those of scoring all by the vectors: those are scored again that the sketches do not rule out. It needs a model
+    whose similarity is the cosine.
 
     On a GPU, ``resident`` says where the store's rows are kept: "gpu", "pinned" memory of the host, or "mmap"; "auto"
     is the first of them that they fit. ``memory_budget`` bounds the bytes of either memory (see `residency`); what was

@@ -83,11 +83,11 @@ class Scorer:
     def exact_top(
         self, Q: npt.NDArray[np.float32], ids: Sequence[str], top: int, docs: DocumentRows | None = None
     ) -> npt.NDArray[np.float64]:
-        """Scores [n] whose first ``top``, as they are printed, are those of `scores`; why, `depth` says.
+        """Scores [n] whose first ``top``, as they are printed, are those of `scores`; `depth` has the proof.
 
-        All have one by their sketches. The best ``top`` of these are scored by their vectors, and then all that could
-        be among the first by what is known of their errors; the others stand below them, in the order of their
-        sketches. For vectors that are compared by the cosine. ``docs`` are the sketches, where they were `read` before.
+        All have one by their sketches. The best ``top`` of these are scored by their vectors, and then the others that
+        may yet be among the first; the rest stand below them, in the order of their sketches. For models whose
+        similarity is the cosine. ``docs`` are the sketches, where they were `read` before.
         """
         scores = self.scores(Q, ids, docs, sketches=True)
         with self._report.timed("bound"):
@@ -96,12 +96,12 @@ class Scorer:
             highest = scores + deviation(Q, errors, self._aggregation)
         best = np.argsort(-scores, kind="stable")[:top]
         exact = self.scores(Q, [ids[i] for i in best.tolist()], stage=" best")
-        needed = np.isfinite(scores) & (highest >= surely_below(float(exact.min())))
+        needed = np.isfinite(scores) & ~(highest < surely_below(float(exact.min())))
         needed[best] = False
         others = np.flatnonzero(needed)
         exact = np.append(exact, self.scores(Q, [ids[i] for i in others.tolist()]))
         best = np.append(best, others)
-        self._report.skipped += int(np.isfinite(scores).sum() - np.isfinite(scores[best]).sum())
+        self._report.skipped += int(np.isfinite(np.delete(scores, best)).sum())
         return _above(scores, best, exact)
 
     def of_vectors(self, Q: npt.NDArray[np.float32], doc_id: str, vectors: npt.NDArray[np.floating]) -> float:

@@ -143,6 +143,7 @@ def test_scores_are_off_by_no_more_than_the_bound(store: Store) -> None:
     for seed in range(20):
         Q = np.concatenate([unit_vectors(np.random.default_rng(seed), 5), rows.matrices()[seed][:3]])
         bound = deviation(Q, store.sketch_errors(ids))[some]
+        np.testing.assert_allclose(deviation(Q, store.sketch_errors(ids), "mean")[some], bound / len(Q))
         for path in (by_torch, *([by_kernel] if isas() else [])):
             off = np.abs(path(Q, rows)[some] - path(Q, sketches)[some])
             assert (off <= bound).all()

@@ -17,7 +17,9 @@ from colbert_rerank.maxsim import gpu, maxsim, reference
 from colbert_rerank.maxsim.packed import scores
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.residency import Resident
+from colbert_rerank.store import Store
 from colbert_rerank.types import CODECS
+from ingest.upkeep import compact
 from tests.collection import bm25_of, documents, ingested, queries, texts
 
 pytestmark = pytest.mark.gpu
@@ -122,3 +124,14 @@ def test_rankings_do_not_depend_on_where_rows_are_kept(
             assert ours.ranked == theirs.ranked
     assert (here.report.hot > 0) == (resident in ("pinned", "mmap"))
     assert everywhere.report.hot == 0
+
+
+@pytest.mark.parametrize("sketches", ["int8", "binary"])
+def test_the_first_places_are_those_of_exact_scores(tmp_path: Path, starter_encoder: Encoder, sketches: str) -> None:
+    ingested(tmp_path / "store", starter_encoder, documents(200))
+    compact(tmp_path / "store", sketches=sketches)
+    store, encoder = Store.open(tmp_path / "store"), Encoder.load("starter", device="cuda")
+    candidates = [(d.doc_id, 0.0) for d in documents(200)]
+    for query in queries(20):
+        exact = Reranker(store, encoder).rerank(query.text, candidates)
+        assert Reranker(store, encoder, exact_top=10).rerank(query.text, candidates)[:10] == exact[:10]
