@@ -231,3 +231,11 @@ def test_what_is_refused(real: Store, tiny_encoder: Encoder, tmp_path: Path) -> 
     plain = ingested(tmp_path / "plain", tiny_encoder, documents(3))
     with pytest.raises(UsageError, match=r"exact_top=5: a cascade begins with sketches, and .* has none"):
         Reranker(plain, tiny_encoder, exact_top=5)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "l2"])
+def test_only_the_cosine_bounds_how_far_sketches_are_off(real: Store, tiny_encoder: Encoder, similarity: str) -> None:
+    checkpoint = tiny_encoder.checkpoint
+    other = Encoder.load(replace(checkpoint, spec=replace(checkpoint.spec, similarity=similarity)), device="cpu")
+    with pytest.raises(UsageError, match=f"exact_top=5: of the similarity '{similarity}' it is not known"):
+        Reranker(real, other, exact_top=5)
