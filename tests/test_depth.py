@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbert_rerank.depth import deviation, surely_below
+from colbert_rerank.device_rows import Mapped
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import UsageError
 from colbert_rerank.maxsim import packed
@@ -92,7 +93,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> Sto
 
 def scorer(store: Store, encoder: Encoder, aggregation: str = "sum") -> tuple[Scorer, Report]:
     report = Report()
-    return Scorer(store, "cpu", replace(encoder.checkpoint.spec, aggregation=aggregation), report), report
+    return Scorer(
+        store, Mapped(store, "cpu"), "cpu", replace(encoder.checkpoint.spec, aggregation=aggregation), report
+    ), report
 
 
 def in_print(ids: Sequence[str], scores: npt.NDArray[np.float64]) -> list[tuple[float, str]]:
