@@ -49,25 +49,27 @@ def scores(
     starts, counts = docs.starts, docs.counts
     if starts.size and (min(starts.min(), counts.min()) < 0 or (counts > len(rows) - starts).any()):
         raise ValueError("documents must lie within the rows")
+    if not starts.size:
+        return np.empty(0)
     owners = np.zeros(starts.size, np.int64) if owners is None else owners
     lengths = np.array([len(one) for one in queries])
     tokens = np.concatenate(queries)
     device = rows.device
-    # one copy of all whole numbers: a copy takes longer to begin than to end
-    numbers = np.concatenate([starts, counts, owners, [0], np.cumsum(lengths)]).astype(np.int64)
-    places = torch.from_numpy(numbers).to(device)
+    # One copy of all whole numbers: a copy takes longer to begin than to end. Each kind begins at a multiple of 16
+    # bytes, whatever their number: for what does not, Triton would compile the kernel again.
+    pad = np.zeros(starts.size % 2, np.int64)
+    numbers = np.concatenate([starts, pad, counts, pad, owners, pad, [0], np.cumsum(lengths)], dtype=np.int64)
+    places = torch.from_numpy(numbers).to(device).tensor_split([(starts.size + pad.size) * i for i in (1, 2, 3)])
     found = torch.empty(starts.size, dtype=torch.float64, device=device)
     whole, rest, units = (
         None if part is None else torch.from_numpy(part).to(device) for part in _operands(tokens, codec)
     )
-    if not starts.size:
-        return np.empty(0)
     residual = codec if isinstance(codec, Residual) else None
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
         gpu_kernel.maxsim_kernel[(starts.size,)](
             found,
             rows,
-            *places.tensor_split([starts.size * i for i in (1, 2, 3)]),
+            *places,
             whole,
             rest,
             units,

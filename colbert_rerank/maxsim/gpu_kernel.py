@@ -93,8 +93,8 @@ def maxsim_kernel(
             products *= factor[:, None]
             if squared:
                 products = 2 * products - (squares * factor * factor)[:, None]
-            bad = inside[:, None] & ~(tl.abs(products) < float("inf"))
-            spoilt += tl.sum(tl.where(bad, float("nan"), 0.0), axis=0)
+            bad = tl.where(tl.abs(products) < float("inf"), 0.0, float("nan"))
+            spoilt += tl.sum(tl.where(inside[:, None], bad, 0.0), axis=0)
             best = tl.maximum(best, tl.max(tl.where(inside[:, None], products, float("-inf")), axis=0))
         score += tl.sum(tl.where(asked, best + spoilt, 0.0).to(tl.float64), axis=0)
     tl.store(scores + pair, score)
