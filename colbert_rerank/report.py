@@ -44,13 +44,12 @@ class Report:
     def busy_shares(self) -> dict[str, float]:
         """How much of the wall time each thread was busy, the busiest, which the others wait for, first.
 
-        They are called `RERANKING` and by the stages in `OVERLAPPED`.
+        They are called `RERANKING` and by the stages in `OVERLAPPED`; there are none before the first query.
         """
         threads = {stage: self.busy[stage] for stage in OVERLAPPED if stage in self.busy}
         threads[RERANKING] = sum(self._in_turn().values())
-        return {
-            thread: threads[thread] / self.wall for thread in sorted(threads, key=threads.__getitem__, reverse=True)
-        }
+        busiest_first = sorted(threads, key=threads.__getitem__, reverse=True)
+        return {thread: threads[thread] / self.wall for thread in busiest_first} if self.wall else {}
 
     def longest_in_turn(self) -> str:
         """Of the stages that are `RERANKING`, the one that took the longest; empty where there was none."""

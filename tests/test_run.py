@@ -265,6 +265,7 @@ def test_the_slowest_stage_is_the_thread_that_is_busiest() -> None:
     assert report.busy_shares() == pytest.approx({"re-ranking": 0.9, "candidates": 0.6, "write": 0.1})
     assert list(report.busy_shares()) == ["re-ranking", "candidates", "write"]
     assert report.longest_in_turn() == "score"
+    assert Report().busy_shares() == {}, "before there is any"
     report.busy["candidates"] = 9.5
     assert next(iter(report.busy_shares())) == "candidates"
 

@@ -65,6 +65,7 @@ class OpenSearchCandidates:
                 f"well: make one with `ingest opensearch:{index} --qualified-ids`"
             )
         self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
+        # What searches find out is theirs alone: `fetch`, which another thread may call meanwhile, does not look at it.
         self._ids = IdSource.COLUMN if all(map(_has_id_column, self._indices.values())) else IdSource.FIELDDATA
         self._column_checked = False
         self._no_pipeline: object = "_none"
