@@ -139,6 +139,13 @@ def test_the_first_places_are_those_of_exact_scores(
     assert [sketched[i] for i in behind] == pytest.approx(sorted((sketched[i] for i in behind), reverse=True), abs=2e-6)
 
 
+def test_errors_are_those_that_were_stored(store: Store) -> None:
+    ids = list(ragged_documents())[::-1]
+    stored = [rows.errors[layout.SKETCH_ERRORS] for rows in store.stored_rows(ids)]
+    assert store.sketch_errors(ids).tolist() == stored
+    assert len(set(stored)) > 20
+
+
 def test_scores_are_off_by_no_more_than_the_bound(store: Store) -> None:
     ids = list(ragged_documents())
     rows, sketches = (store.gather(ids, sketches=sketches) for sketches in (False, True))
