@@ -75,6 +75,12 @@ class Plane:
                 (at,) = self.locate(np.array([number]), np.array([start]), np.array([piece])).tolist()
                 yield self.values[at : at + piece]
 
+    def touch_all(self) -> None:
+        """Verify all rows, which are in memory then as far as they fit. Raises StoreCorruptError."""
+        for segment in self._segments:
+            segment.verify(self.name)
+        self._untouched[:] = False
+
     def _touch(
         self, segments: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
     ) -> None:

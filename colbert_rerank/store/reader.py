@@ -65,9 +65,8 @@ class Store:
         self.codec = _codec(folder, manifest, manifest.codec)
         self.sketch_codec = _codec(folder, manifest, manifest.sketches) if manifest.sketches else None
         if verify == "open":
-            for segment in self.segments:
-                for name in regions:
-                    segment.verify(name)
+            for plane in self._planes.values():
+                plane.touch_all()
 
     @staticmethod
     def open(folder: str | Path, *, verify: Verify = "touch") -> Store:
