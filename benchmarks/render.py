@@ -129,6 +129,20 @@ def codecs(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", bytes_of_books, source("codecs", data)])
 
 
+def depth(data: dict[str, Any]) -> str:
+    cases = {(row["sketches"], row["collection"], row["top"]): row for row in data["rows"]}
+    columns = list(dict.fromkeys((row["collection"], row["k"], row["top"]) for row in data["rows"]))
+    heads = [f"{NAMES[name]}, {k:,} candidates, `--exact-top {top}`" for name, k, top in columns]
+    lines = [
+        f"| sketches beside {data['codec']} | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for sketches in dict.fromkeys(row["sketches"] for row in data["rows"]):
+        cells = [f"{cases[sketches, name, top]['skipped']:.0%}" for name, _, top in columns]
+        lines.append(f"| {' | '.join([sketches, *cells])} |")
+    return "\n".join(["Candidates that are not scored by their vectors:", "", *lines, "", source("depth", data)])
+
+
 def whole(data: dict[str, Any], pooled: dict[str, Any]) -> int:
     """How many vectors the collection has that are not pooled."""
     return max(int(row["vectors"]) for row in data["rows"] if row["collection"] == pooled["collection"])
@@ -287,7 +301,7 @@ def source(name: str, data: dict[str, Any], up: str = "", program: str = "") -> 
 
 
 PAGES = {
-    README: (quality, codecs, speed, store, large, query_encoding),
+    README: (depth, quality, codecs, speed, store, large, query_encoding),
     CHECKPOINTS: (parity,),
     SCORING: (exactness,),
     BENCHMARKS: (bench, bench_gpu),
