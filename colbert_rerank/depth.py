@@ -14,9 +14,9 @@ product. That makes gamma_(2 d + 5); and e was measured with rows whose own fact
 
     |exact score - score by sketches| <= sum |q| (e + gamma_(4 d + 16) (|v| + |s|)), with |s| <= |v| + e.
 
-The d + 6 that are too many are more than the lengths of q take, the sums over the query in float64, and on a GPU what two
-halves leave out of a query, 2^-22 of it (`maxsim.gpu_kernel`). A mean over the query is off by the same, divided by the
-number of its tokens.
+The d + 6 that are too many are more than the lengths of q take, the sums over the query in float64, and on a GPU what
+two halves leave out of a query, 2^-22 of it (`maxsim.gpu_kernel`). A mean over the query is off by the same, divided by
+the number of its tokens.
 
 Let tau be the least of any n exact scores. A document that is printed with less than tau is not among the first n, and
 ties with none of them. Printing rounds to float32 and then to six decimals, and turns no order round: what is below
