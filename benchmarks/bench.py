@@ -29,6 +29,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code:
             raise
+    if "--help" in sys.argv:
+        return
     found = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({"commit": commit, **found}, indent=1) + "\n", encoding="utf-8")
 

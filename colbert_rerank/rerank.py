@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -139,20 +139,19 @@ class Reranker:
         device: str = "auto",
         dtype: str = "auto",
         query_backend: str = "torch",
-        resident: Resident = "auto",
-        memory_budget: int | None = None,
+        **options: Any,
     ) -> Reranker:
         """Open the store in a folder with the checkpoint it was made with.
 
         ``model`` says where that is now, and ``base`` where the model of its tokenizer is, if it has none of its own.
-        ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`; ``resident`` and ``memory_budget``
-        those of `Reranker`.
+        ``device``, ``dtype`` and ``query_backend`` are those of `Encoder.load`, all other ``options`` those of
+        `Reranker`.
 
         Raises StoreError, CheckpointError, and StoreMismatchError where the two do not belong together.
         """
         opened = Store.open(store)
         encoder = encoder_of(opened, model, base=base, device=device, dtype=dtype, query_backend=query_backend)
-        return Reranker(opened, encoder, resident=resident, memory_budget=memory_budget)
+        return Reranker(opened, encoder, **options)
 
     def rerank(
         self, query: str, candidates: Sequence[tuple[str, float]], *, fetch: Fetch | None = None

@@ -65,7 +65,7 @@ def place(store: Store, device: str, resident: Resident = "auto", budget: int | 
         if resident in ("gpu", "pinned") or budget is not None:
             given = f"resident {resident}" if resident in ("gpu", "pinned") else "a memory budget"
             raise UsageError(
-                f"{given} is for a CUDA GPU, and scores are computed on {device}: choose mmap, or --device"
+                f"{given} is for a CUDA GPU, and scores are computed on {device}: leave it out, or choose a GPU"
             )
         return Mapped(store, device), ""
 

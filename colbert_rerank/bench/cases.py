@@ -13,8 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from colbert_rerank.bench import cross_encoder, gpu, rows, server
 from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents, ids_of
 from colbert_rerank.bench.peers import Matrices, started
@@ -60,9 +58,10 @@ def measure(
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="colbert-rerank-bench-", dir=work) as made:
         folder = Path(made)
-        progress("making stores")
         least = max(2 * k, *(2 * depth for depth in server.DEPTHS.values()))
         counts = [max(least, CACHES * last_cache() // (TOKENS * row)) for row in (DIM + 4, 4 * DIM)]
+        size = TOKENS * (counts[0] * (2 * DIM + DIM + 4) + counts[1] * 4 * DIM)
+        progress(f"making stores, {size / 1e9:.1f} GB of them")
         documents = Documents(folder, *counts)  # int8 and float32: each as large as it has to be
         found = _scoring(documents, peers, versions, shape, progress)
         found += server.measure(client, documents, encoder, folder, versions, shape, progress)
@@ -114,7 +113,9 @@ def _ours(documents: Documents) -> dict[str, Work]:
         return wall_ms(lambda: scores_of(documents.query, docs, "cpu", "dot", "sum"))
 
     def copy(numbers: list[int]) -> float:
-        source = np.ones((len(numbers) * TOKENS, DIM), np.float16)
+        values = documents.stores["float16"].plane().values
+        rows = len(numbers) * TOKENS
+        source = values[numbers[0] * TOKENS % (len(values) - rows) :][:rows]  # anywhere, so that no cache has it
         return wall_ms(source.copy)
 
     def from_ids(codec: str) -> Callable[[list[int]], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -72,7 +73,11 @@ def bench(
         name, equals, python = peer.partition("=")
         if not equals or name not in LABELS:
             raise UsageError(f"--peer {peer}: expected NAME=PYTHON, of {', '.join(LABELS)}")
+        if shutil.which(python) is None:
+            raise UsageError(f"--peer {peer}: {python} is no program that can be run")
         pythons[name] = python
+    if file and not file.absolute().parent.is_dir():
+        raise UsageError(f"--json {file}: the folder {file.parent} is not there")
     with working("measuring"), closing(server.connect()) if server.opensearch else nullcontext() as client:
         found = measure(
             k=k,
@@ -92,7 +97,7 @@ def bench(
 
 def _line(row: dict[str, object]) -> str:
     if "missing" in row:
-        return f"{row['name']}: not measured: {row['missing']}"
+        return f"{row['name']}: not measured: {str(row['missing']).removeprefix('not yet measured: ')}"
     sides = "; ".join(f"{row[side]} {_figure(row, side)}" for side in ("ours", "peer"))
     return f"{row['name']}: {sides}; ratio {row['ratio']:.2f}"
 

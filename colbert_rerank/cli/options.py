@@ -327,7 +327,8 @@ def ranking_options(command: F) -> F:
             "--exact-top",
             type=click.IntRange(1),
             metavar="N",
-            help="Score all by the store's sketches, and by its vectors those that may be among the first N.",
+            help="Score all by the store's sketches, and by its vectors those that may be among the first N; the order "
+            "and the scores below them are those of the sketches.",
         ),
         option(
             "--rescore",

@@ -36,7 +36,11 @@ def describe(reranker: Reranker) -> None:
             read=report.read,
         )
     times = report.mean_ms()
-    say("mean ms a query: " + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()), mean_ms=times)
+    say(
+        "mean ms by stage, of the queries that came to it: "
+        + ", ".join(f"{stage} {ms:.2f}" for stage, ms in times.items()),
+        mean_ms=times,
+    )
     wall_ms, busy = report.wall_ms(), report.busy_shares()
     slowest = next(iter(busy))
     shares = [f"{stage} {share:.0%}" for stage, share in busy.items()]

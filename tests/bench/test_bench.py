@@ -57,7 +57,8 @@ def table(done: Result, file: Path) -> dict[str, dict[str, Any]]:
     assert [*by_name] == [row.name for row in every]
     lines = done.check().out.splitlines()
     for (name, row), line in zip(by_name.items(), lines, strict=True):
-        assert line.startswith(f"{name}: not measured: {row['missing']}" if "missing" in row else f"{name}: ")
+        why = f"not measured: {row['missing'].removeprefix('not yet measured: ')}" if "missing" in row else ""
+        assert line.startswith(f"{name}: {why}")
     return by_name
 
 
@@ -157,7 +158,8 @@ def test_a_peer_that_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("option", "value", "message"),
     [
         ("--peer", "pylate", "expected NAME=PYTHON, of maxsim_cpu, pylate"),
-        ("--peer", "pylate=/no/python", "/no/python cannot be run"),
+        ("--peer", "pylate=/no/python", "/no/python is no program that can be run"),
+        ("--json", "/no/folder/bench.json", "the folder /no/folder is not there"),
         ("--model", "starter", "--model: only with --opensearch URL"),
         ("--os-user", "me", "--os-user: only with --opensearch URL"),
     ],
