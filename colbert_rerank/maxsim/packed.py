@@ -33,7 +33,8 @@ def scores(
 ) -> npt.NDArray[np.float64]:
     """Scores [n] of one query [Lq, d] with n documents in ``values`` [sum T, d] (fp16 or fp32), ``offsets`` [n + 1].
 
-    Or in rows [sum T, width] that ``codec`` has made, which are decoded a tile at a time.
+    Or in rows [sum T, width] that ``codec`` has made, which are decoded a tile at a time. A document's score is NaN
+    where one of its rows is not finite.
     """
     import torch
 
@@ -45,6 +46,7 @@ def scores(
     best = torch.full((documents, Q.shape[0]), -torch.inf, device=where)
     buffer = torch.zeros((rows, Q.shape[1]), device=where)
     product = torch.empty((rows, Q.shape[0]), device=where)
+    zero = torch.zeros((), device=where)
     for start in range(0, values.shape[0], rows):
         end = min(start + rows, values.shape[0])
         factors = None
@@ -60,6 +62,7 @@ def scores(
             if factors is not None:
                 squares[: end - start] *= factors.square()[:, None]
             product.mul_(2).sub_(squares)
+        product.addcmul_(product, zero)  # NaN in place of infinity: a maximum would pass over that below zero
         fold = reduce_maxima if where.type == "cpu" else scatter_maxima
         fold(best, product, offsets, start, end)
     found = best.cpu().double()  # on the CPU: Apple's GPUs have no float64

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colbert_rerank.maxsim import AGGREGATIONS, SIMILARITIES, gpu, reference, scores_of
+from colbert_rerank.maxsim import AGGREGATIONS, SIMILARITIES, gpu, native, packed, reference, scores_of
 from colbert_rerank.store import RowRanges
 from colbert_rerank.store.codecs import decode, encode, plain
 from colbert_rerank.store.rows import DeviceRanges
@@ -117,14 +117,25 @@ def test_a_row_that_is_not_finite_spoils_its_document_alone(bad: float, codec: s
         found = gpu.scores([query], there(case.docs._replace(values=values)), similarity=similarity)
         assert np.isnan(found).tolist() == [False, True, False, False]
         assert np.isneginf(found).tolist() == [False, False, True, False]
+        docs = case.docs._replace(values=values)
+        for other in (packed_scores(query, docs, similarity), native.scores(query, docs, similarity)):
+            assert np.isfinite(other).tolist() == np.isfinite(found).tolist()
+            assert np.isnan(other).tolist() == np.isnan(found).tolist()
+
+
+def packed_scores(query: npt.NDArray[np.float32], docs: RowRanges, similarity: str = "dot") -> npt.NDArray[np.float64]:
+    values, offsets = there(docs).packed()
+    return packed.scores(query, values, offsets, DEVICE, similarity, codec=docs.codec)
 
 
 def test_a_scale_that_is_not_finite() -> None:
     case = make_case("int8", 20, 5, [3, 4], seed=1)
     values = case.docs.values.copy()
-    values[case.docs.starts[1] + 2, -4:] = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
-    found = gpu.scores([case.query], there(case.docs._replace(values=values)))
-    assert np.isnan(found).tolist() == [False, True]
+    for bad in (np.nan, np.inf, -np.inf):
+        values[case.docs.starts[1] + 2, -4:] = np.frombuffer(np.float32(bad).tobytes(), np.uint8)
+        docs = case.docs._replace(values=values)
+        for found in (gpu.scores([case.query], there(docs)), packed_scores(case.query, docs)):
+            assert np.isnan(found).tolist() == [False, True]
 
 
 def test_a_centroid_that_is_not_there() -> None:
