@@ -236,8 +236,10 @@ def _comparisons(listed: Sequence[table.Row], found: Mapping[str, dict[str, Any]
         cells = [f"`{row.name}`", row.ours, "", table.LABELS.get(row.peer, row.peer), "", NOT_MEASURED, row.goal]
         figures = found.get(row.name, {"missing": ""})
         if "missing" not in figures:
-            cells[2], cells[4] = (_spread(figures, side) for side in ("ours", "peer"))
-            cells[5] = times(figures["ratio"])
+            cells[2] = _spread(figures, "ours")
+            cells[4], cells[5] = (_spread(figures, "peer"), times(figures["ratio"])) if row.peer else ("", "")
+            if "queries_per_second" in figures:
+                cells[2] += f": {times(figures['queries_per_second'])} queries a second"
         elif figures["missing"]:
             cells[5] = f"not measured: {figures['missing'].removeprefix(f'{NOT_MEASURED}: ')}"
         lines.append(f"| {' | '.join(cells)} |")

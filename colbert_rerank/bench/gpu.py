@@ -1,7 +1,4 @@
-"""On a GPU: the kernel beside other kernels and beside the memory, with documents that are in no cache.
-
-What cannot be opened yet, a store that lives in pinned memory or on the GPU, has rows of its own that say so.
-"""
+"""On a GPU: the kernel beside other kernels and beside the memory, with documents that are in no cache."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from colbert_rerank.bench import resident
 from colbert_rerank.bench.cross_encoder import ASKED, time_row
 from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, unit_vectors
 from colbert_rerank.bench.peer import ON_GPU, device_ms
@@ -20,19 +18,13 @@ from colbert_rerank.bench.peers import Matrices, started
 from colbert_rerank.bench.rows import GPU, Progress, measured, missing
 from colbert_rerank.bench.turns import Work, in_turns
 from colbert_rerank.maxsim import scores_of
-from colbert_rerank.store import Gathered
 from colbert_rerank.store.codecs import Floats
+from colbert_rerank.store.rows import DeviceRanges, Gathered
 
 NO_GPU = "not yet measured: no CUDA device here"
 KERNEL_TOKENS, KERNEL_DOCUMENTS = 180, 5000  # tokens of a document, and documents to draw from
 RAGGED, SHORTEST, LONGEST = 10_000, 16, 300  # documents, and tokens of each
 CROSS = GPU[-1]
-# Rows that wait for stores that are resident: measure them here, with a re-ranker opened so.
-RESIDENT = {
-    "gpu_query_to_ranking_pinned": "not yet measured: no store is opened in pinned memory yet",
-    "gpu_query_to_ranking_resident": "not yet measured: no store is opened on a GPU yet",
-    "gpu_batch_of_1000_queries": "not yet measured: no store is opened on a GPU yet",
-}
 
 
 def measure(
@@ -47,10 +39,11 @@ def measure(
     device = cuda()
     if device is None:
         return [missing(row, NO_GPU) for row in GPU]
-    progress("measuring on the GPU")
+    progress("measuring the kernel on the GPU")
     found = _kernels(folder, peers, device, versions, shape)
     found["gpu_ragged_vs_memory_bandwidth"] = _ragged(device, shape)
-    found |= {row.name: missing(row, RESIDENT[row.name]) for row in GPU if row.name in RESIDENT}
+    progress("measuring queries on the GPU")
+    found |= resident.measure(documents, folder, device, shape)
     found[CROSS.name] = time_row(CROSS, documents, device, shape) if with_cross_encoder else missing(CROSS, ASKED)
     return [found[row.name] for row in GPU]
 
@@ -60,14 +53,6 @@ def cuda() -> str | None:
     import torch
 
     return "cuda" if torch.cuda.is_available() else None
-
-
-def on_device(docs: Gathered, device: str) -> Gathered:
-    """The documents as the kernel reads them: their rows are to be on the device before the clock starts.
-
-    Until `scores_of` takes rows that are there, it moves them within the time.
-    """
-    return docs
 
 
 def _kernels(
@@ -82,8 +67,8 @@ def _kernels(
     np.save(matrices.vectors, vectors)
     halves = vectors.astype(np.float16).reshape(count, tokens, DIM)
 
-    def docs(numbers: list[int]) -> Gathered:
-        return on_device(_gathered(halves[numbers].reshape(-1, DIM), np.full(len(numbers), tokens)), device)
+    def docs(numbers: list[int]) -> DeviceRanges:
+        return on_device(halves[numbers].reshape(-1, DIM), np.full(len(numbers), tokens), device)
 
     def scores(numbers: list[int]) -> npt.NDArray[np.float64]:
         return scores_of(query, docs(numbers), device, "dot", "sum")
@@ -110,22 +95,22 @@ def _ragged(device: str, shape: dict[str, int]) -> dict[str, Any]:
     (row,) = (row for row in GPU if row.name == "gpu_ragged_vs_memory_bandwidth")
     rng = np.random.default_rng(5)
     query, counts = unit_vectors(rng, QUERY_TOKENS, DIM), rng.integers(SHORTEST, LONGEST + 1, RAGGED)
-    docs = on_device(_gathered(unit_vectors(rng, int(counts.sum()), DIM).astype(np.float16), counts), device)
-    source = torch.zeros(docs.values.shape, dtype=torch.float16, device=device)
-    copy = torch.empty_like(source)
+    docs = on_device(unit_vectors(rng, int(counts.sum()), DIM).astype(np.float16), counts, device)
+    copy = torch.empty_like(docs.values)
     ours, peer = [], []
     for number in range(shape["repeats"] + 1):
-        ms = _ms(query, docs, device), device_ms(lambda: copy.copy_(source))[0] / 2
+        ms = _ms(query, docs, device), device_ms(lambda: copy.copy_(docs.values))[0] / 2
         if number:  # the first warms up
             ours.append(ms[0])
             peer.append(ms[1])
-    return measured(row, ours, peer, **shape | {"k": RAGGED}, bytes=source.nbytes)
+    return measured(row, ours, peer, **shape | {"k": RAGGED}, bytes=docs.values.nbytes)
 
 
-def _ms(query: npt.NDArray[np.float32], docs: Gathered, device: str) -> float:
+def _ms(query: npt.NDArray[np.float32], docs: DeviceRanges, device: str) -> float:
     return device_ms(lambda: scores_of(query, docs, device, "dot", "sum"))[0]
 
 
-def _gathered(rows: npt.NDArray[np.float16], counts: npt.NDArray[np.int64]) -> Gathered:
+def on_device(rows: npt.NDArray[np.float16], counts: npt.NDArray[np.int64], device: str) -> DeviceRanges:
+    """Documents one after the other, as the kernel reads them: their rows are there before the clock starts."""
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Gathered(np.ones(len(counts), dtype=bool), rows, offsets, Floats("float16", DIM))
+    return Gathered(np.ones(len(counts), dtype=bool), rows, offsets, Floats("float16", DIM)).on(device)

@@ -98,8 +98,12 @@ def bench(
 def _line(row: dict[str, object]) -> str:
     if "missing" in row:
         return f"{row['name']}: not measured: {str(row['missing']).removeprefix('not yet measured: ')}"
-    sides = "; ".join(f"{row[side]} {_figure(row, side)}" for side in ("ours", "peer"))
-    return f"{row['name']}: {sides}; ratio {row['ratio']:.2f}"
+    found = [f"{row[side]} {_figure(row, side)}" for side in ("ours", "peer") if row[side]]
+    if "ratio" in row:
+        found.append(f"ratio {row['ratio']:.2f}")
+    if "queries_per_second" in row:
+        found.append(f"{row['queries_per_second']:,.0f} queries a second")
+    return f"{row['name']}: {'; '.join(found)}"
 
 
 def _figure(row: dict[str, object], side: str) -> str:

@@ -9,11 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from colbert_rerank.bench import cases, cross_encoder, documents, gpu, rows, server
+from colbert_rerank import rerank
+from colbert_rerank.bench import cases, cross_encoder, documents, gpu, resident, rows, server
 from colbert_rerank.bench import peer as peers
+from colbert_rerank.device_rows import DeviceRows, InMemory
+from colbert_rerank.maxsim import scores_of
+from colbert_rerank.residency import Residence, keep
 from tests.cli.terminal import Result, invoke
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Stand-ins for libraries: the product of what they are given, times a number.
 MAXSIM_CPU = """
@@ -40,6 +48,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_encoder, "BERT_BASE", SMALL_BERT)
     monkeypatch.setattr(gpu, "KERNEL_DOCUMENTS", 20)
     monkeypatch.setattr(gpu, "RAGGED", 20)
+    monkeypatch.setattr(resident, "QUERIES", 4)
+    monkeypatch.setattr(resident, "PAIRS", 15)  # of three queries, and one is left
     monkeypatch.setattr(server, "DEPTHS", dict.fromkeys(server.DEPTHS, 1))
 
 
@@ -65,9 +75,21 @@ def table(done: Result, file: Path) -> dict[str, dict[str, Any]]:
 def check_times(row: Mapping[str, Any], k: int, repeats: int) -> None:
     assert (row["k"], row["repeats"]) == (k, repeats)
     assert row["threads"] >= 1
-    for side in ("ours", "peer"):
+    for side in ("ours", "peer") if row["peer"] else ("ours",):
         assert 0 < row[f"{side}_p10_ms"] <= row[f"{side}_ms"] <= row[f"{side}_p90_ms"]
-    assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"])
+    if row["peer"]:
+        assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"])
+
+
+def check_resident(by_name: Mapping[str, dict[str, Any]], k: int, repeats: int) -> None:
+    for row in rows.RESIDENT:
+        check_times(by_name[row.name], k, repeats)
+    pinned, on_gpu, batch = (by_name[row.name] for row in rows.RESIDENT)
+    for row_of_one in (pinned, on_gpu):
+        assert {"encode", "score", "order"} <= row_of_one["stages_ms"].keys()
+    assert 0 <= pinned["hot_share"] < 1
+    assert "hot_share" not in on_gpu
+    assert batch["queries_per_second"] == pytest.approx(1000 * batch["queries"] / batch["ours_ms"])
 
 
 @pytest.mark.usefixtures("small")
@@ -119,11 +141,17 @@ def test_passages_are_as_long_as_they_are_said_to_be() -> None:
     assert cross_encoder.SHORTEST <= min(lengths) < max(lengths) <= cross_encoder.LONGEST
 
 
+@pytest.mark.triton
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")  # Triton's interpreter
 @pytest.mark.usefixtures("small")
 def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, which shows that they run; the clock of a GPU is not looked at."""
+    """Where there is none on a CPU, which shows that they run; the clock of a GPU is not looked at."""
     library(tmp_path, monkeypatch, "flash_maxsim", FLASH_MAXSIM)
-    monkeypatch.setattr(gpu, "cuda", lambda: "cpu")
+    if DEVICE == "cpu":
+        monkeypatch.setattr(gpu, "cuda", lambda: DEVICE)
+        monkeypatch.setattr(
+            rerank, "place", lambda store, device, where, _: (keep(store, device, Residence(where, 1 << 20, "")), where)
+        )
     file = tmp_path / "bench.json"
     by_name = table(invoke("bench", "--k", "5", "--repeats", "2", "--json", file, "--cross-encoder"), file)
     check_times(by_name["gpu_kernel_vs_flash_maxsim"], 5, 2)
@@ -134,8 +162,35 @@ def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pyte
         assert by_name[name]["peer_repeats"] == cross_encoder.REPEATS
     for name in ("flops_cross_encoder_vs_colbert_paper", "flops_cross_encoder_vs_colbert_own_lengths"):
         assert by_name[name]["ratio"] == by_name[name]["peer_flops"] / by_name[name]["ours_flops"]
-    for name in gpu.RESIDENT:
-        assert by_name[name]["missing"].startswith("not yet measured: ")
+    check_resident(by_name, 5, 2)
+
+
+@pytest.mark.parametrize("fault", ["", "no C compiler"])
+@pytest.mark.usefixtures("small")
+def test_a_store_that_there_is_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """As a CPU has none; and a kernel that there is not."""
+    monkeypatch.setattr("colbert_rerank.maxsim.gpu.fault", lambda device: fault)
+    made = documents.Documents(tmp_path, 20, 20)
+    found = resident.measure(made, tmp_path, "cpu", {"k": 5, "threads": 1, "repeats": 1})
+    pinned, on_gpu, batch = (found[row.name]["missing"] for row in rows.RESIDENT)
+    assert pinned.startswith("resident pinned is for a CUDA GPU")
+    assert on_gpu.startswith("resident gpu is for a CUDA GPU")
+    assert batch == (fault or on_gpu)
+
+
+@pytest.mark.triton
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+@pytest.mark.parametrize("pairs", [1, 7, 1000])
+def test_a_batch_is_its_queries_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+    monkeypatch.setattr(resident, "PAIRS", pairs)
+    store, rng, k = documents.Documents(tmp_path, 20, 20).stores["float16"], np.random.default_rng(1), 3
+    docs = DeviceRows(store, [InMemory.of(store.plane(), DEVICE)]).read([str(n) for n in rng.integers(20, size=5 * k)])
+    queries = [documents.unit_vectors(rng, 4, documents.DIM) for _ in range(5)]
+    found = resident.batch_scores(queries, docs, k)
+    for number, query in enumerate(queries):
+        own = slice(number * k, (number + 1) * k)
+        alone = docs._replace(found=docs.found[own], starts=docs.starts[own], counts=docs.counts[own])
+        assert found[own].tolist() == scores_of(query, alone, DEVICE, "dot", "sum").tolist()
 
 
 @pytest.mark.gpu
@@ -145,6 +200,7 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     by_name = table(invoke("bench", "--k", "5", "--repeats", "2", "--json", file, "--cross-encoder"), file)
     check_times(by_name["gpu_ragged_vs_memory_bandwidth"], gpu.RAGGED, 2)
     check_times(by_name["gpu_time_cross_encoder_vs_colbert"], 5, 3)
+    check_resident(by_name, 5, 2)
     assert json.loads(file.read_text())["machine"]["gpu"]
 
 

@@ -80,8 +80,16 @@ def test_the_rows_of_a_gpu_name_it() -> None:
     waits = rows.missing(named("gpu_query_to_ranking_pinned"), "not yet measured: no store")
     text = render.bench_gpu(recorded(row, waits, gpu="A GPU"))
     assert line(text, "gpu_ragged_vs_memory_bandwidth")[-2:] == ["0.8", "0.9"]
-    assert line(text, "gpu_query_to_ranking_pinned")[-2] == "not measured: no store"
+    assert line(text, "gpu_query_to_ranking_pinned")[1:] == ["", "", "", "not measured: no store", "ours 5 ms"]
     assert "Kernel: avx512. A GPU, 2 cores" in text
+
+
+def test_rows_that_nothing_stands_beside() -> None:
+    alone = rows.measured(named("gpu_query_to_ranking_resident"), [1.0, 2.0, 3.0], [], stages_ms={"encode": 1.0})
+    batch = rows.measured(named("gpu_batch_of_1000_queries"), [40.0], [], queries_per_second=25_000.0)
+    text = render.bench_gpu(recorded(alone, batch))
+    assert line(text, "gpu_query_to_ranking_resident")[1:] == ["2 (1.2 to 2.8)", "", "", "", "ours 2 ms"]
+    assert line(text, "gpu_batch_of_1000_queries")[1] == "40 (40 to 40): 25,000 queries a second"
 
 
 @pytest.mark.parametrize("table", render.AHEAD, ids=lambda table: table.__name__)
