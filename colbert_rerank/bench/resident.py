@@ -53,13 +53,16 @@ def measure(documents: Documents, folder: Path, device: str, shape: dict[str, in
 
 def bert_base(folder: Path, device: str) -> Encoder:
     """Made in ``folder`` as a checkpoint, with the starter's tokenizer, and loaded as any other."""
+    from safetensors.torch import save_file
     from transformers import BertConfig, BertModel
 
     from colbert_rerank.checkpoints import STARTER, Choices
     from colbert_rerank.checkpoints.location import locate
     from colbert_rerank.encoder import Encoder
 
-    BertModel(BertConfig(**cross_encoder.BERT_BASE), add_pooling_layer=False).save_pretrained(folder)
+    config = BertConfig(**cross_encoder.BERT_BASE)
+    config.save_pretrained(folder)
+    save_file(BertModel(config, add_pooling_layer=False).state_dict(), folder / "model.safetensors")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(locate(STARTER) / name, folder / name)
     return Encoder.load(str(folder), device=device, choices=Choices(projection="fresh"))
