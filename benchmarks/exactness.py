@@ -5,7 +5,7 @@
 FOLDER holds scifact in BEIR layout. Queries are scored with every document of a store of each codec, by each way there
 is of doing so here; held against are the vectors as they are stored, and the query as the model gives it. Ends with an
 error where a score is further off than `colbert_rerank.maxsim.reference.rounding` allows, or where two documents, one
-of a query's best hundred, stand in another order than in float64 although they are further apart than that.
+of a query's best hundred, stand in another order than in float64 although they are further apart than twice that.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CODECS = {"float16": 1, "int8": 3, "residual4": 3}  # of how many queries one is
 TOP = 100
 
 Scores = npt.NDArray[np.float64]
-Path_ = Callable[[npt.NDArray[np.float32], RowRanges], Scores]
+Scoring = Callable[[npt.NDArray[np.float32], RowRanges], Scores]
 
 
-def paths() -> dict[str, Path_]:
+def paths() -> dict[str, Scoring]:
     """Every way to score on this machine's CPU."""
 
-    def by(isa: str, plain: bool) -> Path_:
+    def by(isa: str, plain: bool) -> Scoring:
         return lambda Q, docs: native.scores(Q, docs, isa=isa, plain=plain)
 
     found = {isa: by(isa, True) for isa in native.isas()}
@@ -92,10 +92,11 @@ def measured(codec: str, work: Path, queries: list[npt.NDArray[np.float32]]) -> 
             error = float(np.abs(ours - expected).max())
             row["error"] = max(row["error"], error)
             row["share"] = max(row["share"], error / allowed)
-            row["disorder"] = max(row["disorder"], disorder(ours, expected))
+            changed = disorder(ours, expected)
+            row["disorder"] = max(row["disorder"], changed)
             row["same"] += top == np.argsort(-ours, kind="stable")[:TOP].tolist()
-            if error > allowed or row["disorder"] > 2 * allowed:
-                sys.exit(f"{codec}, {name}: {error} off, {row['disorder']} in disorder, allowed is {allowed}")
+            if error > allowed or changed > 2 * allowed:
+                sys.exit(f"{codec}, {name}: {error} off, {changed} in disorder, allowed is {allowed}")
     for name, row in found.items():
         yield {
             "codec": codec,

@@ -138,9 +138,11 @@ class Streamed:
         self._hits = self._read = 0
         self._cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._cuda else None  # type: ignore[no-untyped-call]
+        if self._stream is not None:  # what was made so far, such as the cache, was made on this one
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._lock = threading.Lock()
-        self._expected: OrderedDict[tuple[bool, tuple[str, ...]], Future[_Brought]] = OrderedDict()
+        self._expected: OrderedDict[tuple[bool, tuple[str, ...]], Future[DeviceRanges]] = OrderedDict()
 
     def expect(self, doc_ids: Sequence[str], *, sketches: bool = False) -> None:
         begun = self._reader.submit(self._bring, doc_ids, sketches)
@@ -150,22 +152,15 @@ class Streamed:
                 self._expected.popitem(last=False)
 
     def read(self, doc_ids: Sequence[str], *, sketches: bool = False) -> DeviceRanges:
-        import torch
-
         with self._lock:
             begun = self._expected.pop((sketches, tuple(doc_ids)), None)
-        # the caches are the one thread's
-        docs, copied = (begun or self._reader.submit(self._bring, doc_ids, sketches)).result()
-        if copied is not None:
-            stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(copied)
-            docs.values.record_stream(stream)
-        return docs
+        # the caches are the one thread's; who scores waits for the copy, in a thread and stream of its own
+        return (begun or self._reader.submit(self._bring, doc_ids, sketches)).result()
 
     def hot(self) -> tuple[int, int]:
         return self._hits, self._read
 
-    def _bring(self, doc_ids: Sequence[str], sketches: bool) -> _Brought:
+    def _bring(self, doc_ids: Sequence[str], sketches: bool) -> DeviceRanges:
         import torch
 
         codec = self._store.sketch_codec if sketches else self._store.codec
@@ -194,7 +189,7 @@ class Streamed:
         self._hits += int(hits.sum())
         self._read += hits.size
         offsets = np.cumsum([0, *lengths])
-        return DeviceRanges(at.found, values, offsets[:-1], counts, codec or self._store.codec), copied
+        return DeviceRanges(at.found, values, offsets[:-1], counts, codec or self._store.codec, copied)
 
 
 def _lock(rows: torch.Tensor) -> None:
@@ -207,6 +202,3 @@ def _lock(rows: torch.Tensor) -> None:
             f"resident pinned: {rows.nbytes:,} bytes cannot be page-locked (CUDA error {error}); choose mmap"
         )
     weakref.finalize(rows, runtime.cudaHostUnregister, rows.data_ptr())
-
-
-_Brought = tuple[DeviceRanges, "torch.cuda.Event | None"]

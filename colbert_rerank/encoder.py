@@ -115,8 +115,10 @@ class Encoder:
         if query_backend == "onnx":
             return encoder._with_onnx()
         if where.type == "cuda":
-            from colbert_rerank.graphed_network import GraphedNetwork
+            from colbert_rerank.graphed_network import GraphedNetwork, capturable
 
+            if not capturable():
+                return encoder
             return replace(encoder, query_network=GraphedNetwork(encoder.network, where))
         return encoder
 

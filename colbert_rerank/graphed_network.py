@@ -13,12 +13,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 from colbert_rerank.network import Network
 
 _log = logging.getLogger(__name__)
 
 _WARM_UP = 3  # passes, in which libraries choose kernels and take memory: neither can be captured
+
+
+def capturable() -> bool:
+    """Whether networks can be captured at all: before transformers 5 they look at the mask's values, and an attempt
+    that fails leaves torch's memory in the state of a capture.
+    """
+    return int(transformers.__version__.partition(".")[0]) >= 5
 
 
 class _Captured(NamedTuple):
@@ -75,6 +83,10 @@ class GraphedNetwork:
             graph = torch.cuda.CUDAGraph()
             pool = next((other.graph.pool() for other in self._graphs.values()), None)
             # "thread_local": rows of candidates are brought to the GPU by another thread meanwhile
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            # the outer "with": of a capture that fails torch does not leave its stream
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+            ):
                 vectors = self._network(ids, mask).float()
         return _Captured(graph, ids, mask, vectors)

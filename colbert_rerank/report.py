@@ -31,7 +31,9 @@ class Report:
     missing: Counter[str] = field(default_factory=Counter)  # candidates without vectors, by what became of them
     seconds: dict[str, deque[float]] = field(default_factory=dict)  # stage -> the last queries' times
     busy: dict[str, float] = field(default_factory=dict)  # stage -> seconds of all queries
-    wall: float = 0.0  # seconds that all queries took by the clock; less than ``busy`` adds up to, where stages overlap
+    # Seconds that all queries took by the clock, what was done with each before the next among them. Where stages
+    # overlap, ``busy`` adds up to more.
+    wall: float = 0.0
 
     def mean_ms(self) -> dict[str, float]:
         """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""

@@ -200,9 +200,11 @@ class Reranker:
         self, queries: Sequence[Query], candidates: Candidates, k: int
     ) -> Generator[list[ScoredDoc], None, None]:
         found = candidates.search(queries, k)
-        for _ in queries:
+        for query in queries:
             with self.report.timed("candidates"):
-                first_stage = next(found)
+                first_stage = next(found, None)
+            if first_stage is None:
+                raise InputError(f"{_named(query)}: the first stage ended before it, without an answer for it")
             yield first_stage
 
     @property

@@ -19,6 +19,8 @@ from colbert_rerank.store.plane import Plane
 Resident = Literal["auto", "gpu", "pinned", "mmap"]
 RESIDENTS: tuple[Resident, ...] = get_args(Resident)
 
+CGROUP = Path("/sys/fs/cgroup")
+
 # By default: the rest is for the network and for what is being scored; and for the system and its page cache.
 GPU_SHARE, HOST_SHARE = 0.7, 0.5
 
@@ -37,6 +39,8 @@ def choose(resident: Resident, rows: int, budget: int | None, free_gpu: int, fre
     ``budget`` bounds the memory of the GPU, and page-locked memory of the host; by default it is `GPU_SHARE` of what is
     free there, and `HOST_SHARE`. Raises UsageError where what was asked for does not fit.
     """
+    if budget is not None and budget < 0:
+        raise UsageError(f"a memory budget of {budget} bytes: expected 0 or more")
     on_gpu, on_host = int(free_gpu * GPU_SHARE), int(free_host * HOST_SHARE)
     if budget is not None:
         on_gpu, on_host = min(budget, free_gpu), min(budget, free_host)
@@ -99,9 +103,14 @@ def _gb(size: int) -> str:
 
 
 def _available() -> int:
-    """Bytes of the host's memory that can be had without swapping."""
+    """Bytes of the host's memory that can be had without swapping, and that a container may have."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    try:  # of this process's own group; a container sees no other
+        most, taken = ((CGROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if most == "max" else max(0, min(free, int(most) - int(taken)))

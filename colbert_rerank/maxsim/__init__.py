@@ -81,6 +81,7 @@ def scores_of(
         docs = docs.on(device)
     if isinstance(docs, Gathered):
         return packed.scores(query, docs.values, docs.offsets, device, similarity, aggregation, codec=docs.codec)
+    docs.wait()
     if not gpu.fault(device):
         return gpu.scores([query], docs, None, similarity, aggregation)
     values, offsets = docs.packed()

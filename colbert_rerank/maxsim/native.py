@@ -61,11 +61,14 @@ def scores(
     ``isa``, by default the best that this machine has (`isas`), and on ``plain``, for comparison: with AVX-512 rows
     that cannot be a token's best are told from the others first, and left out, unless it is set.
 
-    Raises ValueError for ranges beyond the rows, and RuntimeError where the kernel is not there.
+    Raises ValueError for ranges beyond the rows and an ``isa`` that is not here, and RuntimeError where the kernel is
+    not there.
     """
     native = library()
     if native is None:
         raise RuntimeError("the kernel was not built: isas() is empty")
+    if isa is not None and isa not in isas():
+        raise ValueError(f"isa {isa!r}: this machine has {', '.join(isas())}")
     Q = np.ascontiguousarray(query, dtype=np.float32)
     coded = _coded(docs.codec)
     starts, counts = (np.ascontiguousarray(numbers, dtype=np.int64) for numbers in (docs.starts, docs.counts))
@@ -81,7 +84,7 @@ def scores(
         mean=aggregation == "mean",
         plain=plain,
         rows=address(docs.values),
-        row_bytes=docs.values.strides[0],
+        row_bytes=docs.values.itemsize * docs.values.shape[1],  # of one row NumPy gives any stride
         weights=address(coded.weights),
         bits=coded.bits,
         unit_length=coded.unit_length,

@@ -18,12 +18,17 @@
  * is a token's bound for all of them. A row whose product falls short of the greatest by more than twice that, or of the
  * best that is known by more than once that, is not better, nor as good.
  *
- * Numbers that are not finite, or so large or small that these products could be none, go the plain way.
+ * Numbers that are not finite, or so large or small that these products could be none, go the plain way. So do documents
+ * of which too many rows are left to be multiplied, one by one, because they are few or like one another; that depends on
+ * the query and the document alone, as a score must.
  */
 
 #define FILTER_TARGET __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define CHUNK 96     /* rows that are filtered together: what is kept of them fits the caches of a core */
 #define ROUNDING(dim) (((dim) + 32) * 0x1p-23f)
+#define LEFT 5       /* of how many products with 8 bits one may be left, at most, before the plain way is the faster */
+#define FEWEST 8     /* rows */
+#define NARROWEST 32 /* dimensions */
 #define MOST 1e12f   /* beyond which a number is too large, and below whose inverse it is too small */
 
 typedef struct {
@@ -40,7 +45,7 @@ static size_t filter_scratch(const Work *w, const Query *q) {
 /* The query in whole steps, and what they leave out; whether the filter can be used. */
 static int filter_prepare(const Work *w, Query *q) {
     float root = sqrtf((float)w->dim);
-    if (w->squared || !w->dim) return 0;
+    if (w->squared || w->dim < NARROWEST) return 0;
     if (!(q->along = zeros(q->padded * q->wide * sizeof(float))) || !(q->steps = zeros(q->padded * q->wide)) ||
         !(q->scales = zeros(q->padded * sizeof(float))) || !(q->shifts = zeros(q->padded * sizeof(int32_t))) ||
         !(q->row_loss = zeros(q->padded * sizeof(float))) || !(q->query_loss = zeros(q->padded * sizeof(float))))
@@ -186,13 +191,14 @@ FILTER_TARGET static inline float filter_dot(const float *left, const float *rig
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
-/* Let `maxima` [padded] know the rows that may be the best of a GROUP of tokens. */
-FILTER_TARGET static __attribute__((noinline)) void filter_best(const Work *w, const Query *q, Filter *f,
+/* Let `maxima` [padded] know the rows that may be the best of a GROUP of tokens; 0 where these are too many. */
+FILTER_TARGET static __attribute__((noinline)) int filter_best(const Work *w, const Query *q, Filter *f,
                                                                const unsigned char *rows, int count, int64_t token,
                                                                float *maxima, const __m512 loss[2],
                                                                const __m512 greatest[2]) {
     int64_t tokens = w->tokens - token;
     uint32_t meant = tokens >= GROUP ? 0xffffffff : tokens > 0 ? (1u << tokens) - 1 : 0;
+    int room = count * __builtin_popcount(meant) / LEFT + GROUP;
     __m512 least[2];
     for (int half = 0; half < 2; half++)
         least[half] = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(maxima + token + 16 * half), loss[half]),
@@ -203,6 +209,7 @@ FILTER_TARGET static __attribute__((noinline)) void filter_best(const Work *w, c
                          (uint32_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(products + 16), least[1], _CMP_GE_OQ) << 16;
         which &= meant;
         if (!which) continue;
+        if ((room -= __builtin_popcount(which)) < 0) return 0;
         decode_avx512(w, rows + row * w->row_bytes, &f->one, 0);
         for (; which; which &= which - 1) {
             int64_t one = token + __builtin_ctz(which);
@@ -210,6 +217,7 @@ FILTER_TARGET static __attribute__((noinline)) void filter_best(const Work *w, c
             _mm_store_ss(maxima + one, _mm_max_ss(_mm_set_ss(product), _mm_load_ss(maxima + one)));
         }
     }
+    return 1;
 }
 
 /* Let `maxima` [padded] know `count` rows; 0 where these have to go the plain way. */
@@ -235,7 +243,7 @@ FILTER_TARGET static int filter_chunk(const Work *w, const Query *q, Filter *f, 
         for (int half = 0; half < 2; half++)
             loss[half] = _mm512_fmadd_ps(scales, _mm512_loadu_ps(q->row_loss + token + 16 * half),
                                          _mm512_mul_ps(norms, _mm512_loadu_ps(q->query_loss + token + 16 * half)));
-        filter_best(w, q, f, rows, count, token, maxima, loss, greatest);
+        if (!filter_best(w, q, f, rows, count, token, maxima, loss, greatest)) return 0;
     }
     return 1;
 }
@@ -261,7 +269,7 @@ FILTER_TARGET static void filter_score(const Work *w, const Query *q, int64_t fi
                 ahead.next = w->rows + w->starts[document + 1] * w->row_bytes;
                 ahead.end = ahead.next + (w->counts[document + 1] < CHUNK ? w->counts[document + 1] : CHUNK) * w->row_bytes;
             }
-            if (filter_chunk(w, q, &f, rows, count, maxima, &ahead)) continue;
+            if (w->counts[document] >= FEWEST && filter_chunk(w, q, &f, rows, count, maxima, &ahead)) continue;
             for (int64_t token = 0; token < q->padded; token++) maxima[token] = -INFINITY;
             score_avx512(w, q, document, document + 1, maxima, plain);
             break;

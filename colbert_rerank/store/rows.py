@@ -31,13 +31,23 @@ class RowRanges(NamedTuple):
 
 
 class DeviceRanges(NamedTuple):
-    """As `RowRanges`, among rows that lie in the memory of a GPU."""
+    """As `RowRanges`, among rows that lie in the memory of a GPU, or will once ``copied`` has happened there."""
 
     found: npt.NDArray[np.bool_]
     values: torch.Tensor
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     codec: Codec
+    copied: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        """Let what the current stream does next come after the copy."""
+        if self.copied is not None:
+            import torch
+
+            stream = torch.cuda.current_stream(self.values.device)
+            stream.wait_event(self.copied)
+            self.values.record_stream(stream)
 
     def packed(self) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
         """The documents' rows one after the other, copied on the GPU, and offsets [number found + 1]."""

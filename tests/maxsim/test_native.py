@@ -194,7 +194,7 @@ def test_what_the_filter_leaves_out_of_rows_at_its_worst() -> None:
     best += np.float32(0.499)
     other += np.float32(0.501)
     other[1] -= 0.501
-    rows = np.stack([best, other])
+    rows = np.stack([best, other, *np.full((10, dim), -10, np.float32)])  # of too few, all are multiplied
     rows[:, 0] = 127  # so that a step is 1
     check_to_the_rounding(_one_document(query, rows, "float32"))
 
@@ -205,7 +205,9 @@ def test_what_the_filter_leaves_out_of_queries_at_its_worst() -> None:
     query[0, 0] = 127  # in whole steps all that is left
     best, other = np.full(dim, 127, np.float32), np.full(dim, -127, np.float32)
     best[0], other[0] = 1, 97
-    check_to_the_rounding(_one_document(query, np.stack([best, other]), "int8"))
+    far = np.zeros((10, dim), np.float32)
+    far[:, 0] = -127
+    check_to_the_rounding(_one_document(query, np.stack([best, other, *far]), "int8"))
 
 
 def _one_document(query: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], codec: str) -> Case:
@@ -268,6 +270,22 @@ def test_a_centroid_that_is_not_there(isa: str) -> None:
     values[case.docs.starts[1], :2] = 255
     found = native.scores(case.query, case.docs._replace(values=values), isa=isa)
     assert np.isnan(found).tolist() == [False, True]
+
+
+def test_an_instruction_set_that_is_not_here() -> None:
+    case = make_case("float16", 8, 3, [2, 3], seed=1)
+    with pytest.raises(ValueError, match="this machine has"):
+        native.scores(case.query, case.docs, isa="mmx")
+
+
+def test_the_last_row_of_all_is_read_to_its_end_and_no_further() -> None:
+    """NumPy calls one row contiguous, whatever its stride."""
+    case = make_case("binary", 16, 3, [1], seed=1)
+    row = case.docs.values[case.docs.starts[0] :][:1].copy()
+    strided = np.lib.stride_tricks.as_strided(row, row.shape, (40, 1))
+    docs = case.docs._replace(values=strided, starts=np.array([0]))
+    expected = native.scores(case.query, docs._replace(values=row))
+    np.testing.assert_array_equal(native.scores(case.query, docs), expected)
 
 
 @pytest.mark.parametrize(("start", "count"), [(-1, 1), (0, -1), (0, 1000), (2**62, 2**62)])
