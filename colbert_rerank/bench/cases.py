@@ -6,7 +6,6 @@ others, and all that is compared takes its turn in each repetition. Encoding is 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from colbert_rerank.encoder import Encoder
 
 CACHES = 10  # times the last cache
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def measure(
@@ -69,17 +69,22 @@ def measure(
         found += gpu.measure(documents, folder, peers, versions, with_cross_encoder, shape, progress)
     known = environment()
     known["versions"] |= versions
-    sizes = {"documents": documents.count, "tokens": TOKENS, "dim": DIM, "query_tokens": QUERY_TOKENS, "k": k}
+    sizes = {
+        "last_cache_bytes": last_cache(),
+        "documents": documents.count,
+        "tokens": TOKENS,
+        "dim": DIM,
+        "query_tokens": QUERY_TOKENS,
+        "k": k,
+    }
     path = {"scoring": native.isas()[0] if in_place("cpu") else "torch"}
     return {**known, **sizes, **path, "rows": found}
 
 
 def last_cache() -> int:
-    """Bytes of this machine's last cache; where it does not say, of a large one."""
-    try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 32 << 20
-    except (ValueError, OSError):
-        return 32 << 20
+    """Bytes of the last cache that a core has, as Linux says it in KiB; elsewhere, of a large one."""
+    sizes = [path.read_text(encoding="ascii").strip() for path in CPU_CACHES.glob("index*/size")]
+    return max((int(size[:-1]) * 1024 for size in sizes if size.endswith("K")), default=32 << 20)
 
 
 def _scoring(

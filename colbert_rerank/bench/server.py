@@ -9,6 +9,7 @@ from all of the store. Times are a client's, from the body to the parsed answer,
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -24,7 +25,7 @@ from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, ids_of, unit
 from colbert_rerank.bench.passages import Words
 from colbert_rerank.bench.peers import CHECKED, PeerMissingError, check_scores
 from colbert_rerank.bench.rows import SERVER, Progress, measured, missing
-from colbert_rerank.bench.turns import Work, in_turns, wall_ms
+from colbert_rerank.bench.turns import PAUSE, Work, in_turns, wall_ms
 from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.opensearch import check_server, server_url, translated
 from colbert_rerank.recipe import Recipe
@@ -203,8 +204,10 @@ def _reranking(
 
         peer = []
         for query in chosen:
+            time.sleep(PAUSE)
             for _ in reranker.run([query], candidates, k):
                 pass
+            time.sleep(PAUSE)
             peer.append(with_source(query))
     stages = {stage: 1000 * np.array(times)[WARM_UPS:] for stage, times in reranker.report.seconds.items()}
     ours = np.sum([stages[stage] for stage in ADDED], axis=0)

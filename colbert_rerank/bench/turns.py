@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+PAUSE = 0.25  # seconds
+
 
 class Work(NamedTuple):
     """``timed`` gives the milliseconds that it takes with the documents of these numbers, of ``documents`` in all."""
@@ -17,11 +19,17 @@ class Work(NamedTuple):
 
 
 def in_turns(works: Mapping[str, Work], k: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each work with ``k`` documents, ``repeats`` times after one that warms up."""
+    """Milliseconds of each work with ``k`` documents, ``repeats`` times after one that warms up.
+
+    They take turns in an order that is drawn each time, and not at once after one another: libraries' threads spin for
+    a while when they have nothing to do any more.
+    """
     rng = np.random.default_rng(1)
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(repeats + 1):
-        for name, work in works.items():
+        for name in rng.permutation(list(works)).tolist():
+            work = works[name]
+            time.sleep(PAUSE)
             ms = work.timed(rng.choice(work.documents, k, replace=False).tolist())
             if number:
                 times[name].append(ms)
