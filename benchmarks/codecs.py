@@ -8,7 +8,6 @@ encoded once, into a store of float32; all other stores are made from it.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -106,10 +105,8 @@ def compared(found: dict[str, list[ScoredDoc]], exact: dict[str, list[ScoredDoc]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, "codecs")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the stores")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "codecs.json")
     arguments = parser.parse_args()
     encoder, rows = Encoder.load("starter", device="cpu"), []
     cases: list[tuple[str, str, int | None, int]] = [(codec, "", None, 1) for codec in CODECS]

@@ -8,7 +8,6 @@ FOLDER holds scifact and dl19 as `benchmarks.codecs` has them, which makes the s
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ TOPS = (10, 100)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, "depth")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the stores")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "depth.json")
     arguments = parser.parse_args()
     encoder, rows = Encoder.load("starter", device="cpu"), []
     for name, k in K.items():

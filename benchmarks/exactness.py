@@ -10,7 +10,6 @@ of a query's best hundred, stand in another order than in float64 although they 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,10 +110,8 @@ def measured(codec: str, work: Path, queries: list[npt.NDArray[np.float32]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, "exactness")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the stores")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "exactness.json")
     arguments = parser.parse_args()
     encoder = Encoder.load("starter", device="cpu")
     task = encoded(COLLECTION, arguments.data, arguments.work, encoder)

@@ -8,7 +8,6 @@ FOLDER holds scifact, cranfield, musique_mini and dl19, as far as they are there
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,11 +95,9 @@ def official(path: Path) -> Iterator[ScoredDoc]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, "quality")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--opensearch", required=True, metavar="URL")
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the stores")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "quality.json")
     arguments = parser.parse_args()
     encoder = Encoder.load("starter", device="cpu")
     rows = []

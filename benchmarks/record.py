@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,6 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from colbert_rerank import machine
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """Options that nearly all have: a folder for the stores, and the file to write, called ``name``."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--work", type=Path, required=True, help="a folder for the stores")
+    found.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / f"{name}.json")
+    return found
 
 
 def write(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:

@@ -9,7 +9,6 @@ in turns.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 from itertools import islice
@@ -99,13 +98,11 @@ def throughput(folder: Path, work: Path, encoder: Encoder, documents: int) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, "speed")
     parser.add_argument("--collection", type=Path, required=True)
     parser.add_argument("--opensearch", required=True, metavar="URL")
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the stores")
     parser.add_argument("--documents", type=int, default=2000, help="of the throughput measurement")
     parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "speed.json")
     arguments = parser.parse_args()
     encoder = Encoder.load("starter", device="cpu")
     name = arguments.collection.name

@@ -110,11 +110,9 @@ class DeviceRows:
         pass
 
     def read(self, doc_ids: Sequence[str], *, sketches: bool = False) -> DeviceRanges:
-        self._store.plane(sketches=sketches)  # raises where there are none
-        at, codec = self._store.lookup(doc_ids), self._store.sketch_codec if sketches else self._store.codec
-        plane, counts = self._planes[sketches], at.row_counts[at.found]
-        starts = plane.locate(at.segments[at.found], at.row_starts[at.found], counts)
-        return DeviceRanges(at.found, plane.rows, starts, counts, codec or self._store.codec)
+        _, codec = self._store.plane(sketches=sketches)
+        plane, (found, segments, starts, counts) = self._planes[sketches], self._store.spans(doc_ids)
+        return DeviceRanges(found, plane.rows, plane.locate(segments, starts, counts), counts, codec)
 
     def hot(self) -> tuple[int, int]:
         return 0, 0
@@ -134,6 +132,8 @@ class Streamed:
         self._store = store
         self._device = torch.device(device)
         self._planes = planes
+        # of each segment, counted over all of them
+        self._first_rows = [np.cumsum(plane.row_counts) - plane.row_counts for plane in planes_of(store)]
         self._hot = hot
         self._hits = self._read = 0
         self._cuda = self._device.type == "cuda"
@@ -163,13 +163,11 @@ class Streamed:
     def _bring(self, doc_ids: Sequence[str], sketches: bool) -> DeviceRanges:
         import torch
 
-        codec = self._store.sketch_codec if sketches else self._store.codec
-        plane = self._store.plane(sketches=sketches)  # raises where there are none
+        plane, codec = self._store.plane(sketches=sketches)
         source, hot = self._planes[sketches], self._hot[sketches]
-        at = self._store.lookup(doc_ids)
-        segments, starts, counts = at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found]
+        found, segments, starts, counts = self._store.spans(doc_ids)
         # a document is known by its first row; where there is none, nothing is looked for
-        keys = (np.cumsum(plane.row_counts) - plane.row_counts)[segments] + starts
+        keys = self._first_rows[sketches][segments] + starts
         lengths = counts.tolist()
         with torch.cuda.stream(self._stream):
             values = torch.empty(
@@ -189,7 +187,12 @@ class Streamed:
         self._hits += int(hits.sum())
         self._read += hits.size
         offsets = np.cumsum([0, *lengths])
-        return DeviceRanges(at.found, values, offsets[:-1], counts, codec or self._store.codec, copied)
+        return DeviceRanges(found, values, offsets[:-1], counts, codec, copied)
+
+
+def planes_of(store: Store) -> list[Plane]:
+    """Of vectors and, if there are some, of sketches."""
+    return [store.plane(sketches=sketches)[0] for sketches in (False, True) if not sketches or store.sketch_codec]
 
 
 def _lock(rows: torch.Tensor) -> None:

@@ -10,11 +10,10 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from colbert_rerank.device_rows import DeviceRows, InMemory, Mapped, Rows, Streamed
+from colbert_rerank.device_rows import DeviceRows, InMemory, Mapped, Rows, Streamed, planes_of
 from colbert_rerank.errors import UsageError
 from colbert_rerank.hot_rows import HotRows
 from colbert_rerank.store import Store
-from colbert_rerank.store.plane import Plane
 
 Resident = Literal["auto", "gpu", "pinned", "mmap"]
 RESIDENTS: tuple[Resident, ...] = get_args(Resident)
@@ -76,14 +75,14 @@ def place(store: Store, device: str, resident: Resident = "auto", budget: int | 
     import torch
 
     free_gpu, _ = torch.cuda.mem_get_info(device)
-    size = sum(int(plane.row_counts.sum()) * plane.values.strides[0] for plane in _planes(store))
+    size = sum(int(plane.row_counts.sum()) * plane.values.strides[0] for plane in planes_of(store))
     chosen = choose(resident, size, budget, free_gpu, _available())
     return keep(store, device, chosen), chosen.why
 
 
 def keep(store: Store, device: str, chosen: Residence) -> Rows:
     """The rows of ``store`` for a GPU, kept as was ``chosen``. Raises UsageError, StoreCorruptError."""
-    planes = _planes(store)
+    planes = planes_of(store)
     if chosen.where == "gpu":
         return DeviceRows(store, [InMemory.of(plane, device) for plane in planes])
     locked = device.startswith("cuda")
@@ -91,11 +90,6 @@ def keep(store: Store, device: str, chosen: Residence) -> Rows:
     both = sum(plane.values.strides[0] for plane in planes)  # of the cache, vectors and sketches get as many rows each
     hot = [HotRows.within(plane, chosen.hot_bytes * plane.values.strides[0] // both, device) for plane in planes]
     return Streamed(store, device, source, hot)
-
-
-def _planes(store: Store) -> list[Plane]:
-    """Of vectors and, if there are some, of sketches."""
-    return [store.plane(sketches=sketches) for sketches in (False, True) if not sketches or store.sketch_codec]
 
 
 def _gb(size: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.maxsim import in_place, scores_of
-from colbert_rerank.store import Gathered, Manifest, RowRanges, Store, writing
+from colbert_rerank.store import Gathered, Manifest, RowRanges, Store, StoreWriter, writing
 
 TOKENS, DIM, QUERY_TOKENS = 68, 128, 32  # a passage of MS MARCO, and a query as ColBERT pads it
 UNIT = 5000  # documents
@@ -37,10 +37,7 @@ class Documents:
                 shared = file[start * TOKENS : (start + UNIT) * TOKENS]
                 shared[:] = rows[: len(shared)]
                 for writer in writers:
-                    unit = writer.unit()
-                    for number, vectors in enumerate(rows.reshape(-1, TOKENS, DIM), start):
-                        unit.add(str(number), vectors, bytes(16))
-                    writer.commit(unit, posted=True)
+                    add(writer, rows, start)
             for writer in writers:
                 writer.finish()
         # what the first touch costs is measured elsewhere
@@ -66,6 +63,14 @@ class Documents:
         file = np.load(self.vectors, mmap_mode="r")
         for number in numbers:
             yield file[number * TOKENS : (number + 1) * TOKENS]
+
+
+def add(writer: StoreWriter, rows: npt.NDArray[np.float32], start: int) -> None:
+    """One unit of documents of `TOKENS` of these ``rows`` [n, dim] each, numbered from ``start`` on."""
+    unit = writer.unit()
+    for number, vectors in enumerate(rows.reshape(-1, TOKENS, rows.shape[1]), start):
+        unit.add(str(number), vectors, bytes(16))
+    writer.commit(unit, posted=True)
 
 
 def ids_of(numbers: Iterable[int]) -> list[str]:

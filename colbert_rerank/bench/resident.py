@@ -99,7 +99,7 @@ def _rankings(row: Row, store: Store, encoder: Encoder, resident: Resident, shap
 
 def _batch(row: Row, store: Store, device: str, shape: dict[str, int]) -> dict[str, Any]:
     """Many queries' vectors to the scores of their candidates; looking these up has a time of its own."""
-    rows = DeviceRows(store, [InMemory.of(store.plane(), device)])
+    rows = DeviceRows(store, [InMemory.of(store.plane()[0], device)])
     rng, k = np.random.default_rng(6), shape["k"]
     queries = [*unit_vectors(rng, QUERIES * QUERY_TOKENS, DIM).reshape(QUERIES, QUERY_TOKENS, DIM)]
 

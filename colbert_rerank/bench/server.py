@@ -21,7 +21,7 @@ import numpy.typing as npt
 import opensearchpy
 
 from colbert_rerank import identity
-from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, ids_of, unit_vectors
+from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, add, ids_of, unit_vectors
 from colbert_rerank.bench.passages import Words
 from colbert_rerank.bench.peers import CHECKED, PeerMissingError, check_scores
 from colbert_rerank.bench.rows import SERVER, Progress, measured, missing
@@ -233,10 +233,7 @@ def _store_of(encoder: Encoder, origin: Origin, folder: Path) -> Path:
     rng = np.random.default_rng(3)
     with writing(folder, manifest) as writer:
         for start in range(0, PASSAGES, UNIT):
-            unit = writer.unit()
-            for number in range(start, min(start + UNIT, PASSAGES)):
-                unit.add(str(number), unit_vectors(rng, TOKENS, encoder.dim), bytes(16))
-            writer.commit(unit, posted=True)
+            add(writer, unit_vectors(rng, min(UNIT, PASSAGES - start) * TOKENS, encoder.dim), start)
         writer.finish()
     return folder
 

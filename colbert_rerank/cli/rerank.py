@@ -55,12 +55,7 @@ def rerank(
     server: OpenSearchOptions,
     model: StoreModelOptions,
     verify: str,
-    resident: Any,
-    memory_budget: int | None,
-    missing: Any,
-    interpolate: float | None,
-    rescore: int | None,
-    exact_top: int | None,
+    **options: Any,
 ) -> None:
     """Search with one query and re-rank what is found.
 
@@ -74,16 +69,7 @@ def rerank(
     if not query.strip():
         raise UsageError("the query is empty; give it some text")
     opened, candidates = first_stage.open(open_store(store, verify), server)
-    reranker = open_reranker(
-        opened,
-        model,
-        missing=missing,
-        interpolate=interpolate,
-        rescore=rescore,
-        exact_top=exact_top,
-        resident=resident,
-        memory_budget=memory_budget,
-    )
+    reranker = open_reranker(opened, model, **options)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
         warn_always("the first stage found nothing for this query")

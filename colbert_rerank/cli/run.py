@@ -68,12 +68,7 @@ def run(
     server: OpenSearchOptions,
     model: StoreModelOptions,
     verify: str,
-    resident: Any,
-    memory_budget: int | None,
-    missing: Any,
-    interpolate: float | None,
-    rescore: int | None,
-    exact_top: int | None,
+    **options: Any,
 ) -> None:
     """Re-rank the candidates of every topic and write a TREC run.
 
@@ -110,19 +105,10 @@ def run(
     opened = open_store(store, verify)
     found: Candidates
     if candidates is not None:
-        found = _read_run(candidates, queries, missing)
+        found = _read_run(candidates, queries, options["missing"])
     else:
         opened, found = first_stage.open(opened, server)
-    reranker = open_reranker(
-        opened,
-        model,
-        missing=missing,
-        interpolate=interpolate,
-        rescore=rescore,
-        exact_top=exact_top,
-        resident=resident,
-        memory_budget=memory_budget,
-    )
+    reranker = open_reranker(opened, model, **options)
 
     report, run_lines = reranker.report, trec.RunLines(tag)
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.store.codecs import Codec, Residual, plain
-from colbert_rerank.store.rows import DeviceRanges
+from colbert_rerank.store.rows import DeviceRanges, check_within
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,7 @@ def scores(
 
     rows, codec = docs.values, docs.codec
     starts, counts = docs.starts, docs.counts
-    if starts.size and (min(starts.min(), counts.min()) < 0 or (counts > len(rows) - starts).any()):
-        raise ValueError("documents must lie within the rows")
+    check_within(starts, counts, len(rows))
     if not starts.size:
         return np.empty(0)
     owners = np.zeros(starts.size, np.int64) if owners is None else owners

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from colbert_rerank.native import address, library
 from colbert_rerank.store.codecs import SIGNS, Binary, Codec, Floats, Int8, Residual, byte_table
-from colbert_rerank.store.rows import RowRanges
+from colbert_rerank.store.rows import RowRanges, check_within
 
 WORTH_A_THREAD = 8_000_000  # products of two numbers: a tenth of a millisecond or two
 
@@ -72,8 +72,7 @@ def scores(
     Q = np.ascontiguousarray(query, dtype=np.float32)
     coded = _coded(docs.codec)
     starts, counts = (np.ascontiguousarray(numbers, dtype=np.int64) for numbers in (docs.starts, docs.counts))
-    if starts.size and (min(starts.min(), counts.min()) < 0 or (counts > len(docs.values) - starts).any()):
-        raise ValueError("documents must lie within the rows")
+    check_within(starts, counts, len(docs.values))
     found = np.empty(starts.size)
     work = _Work(
         dim=Q.shape[1],

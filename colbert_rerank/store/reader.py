@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 Verify = Literal["touch", "open", "off"]
 
 
-class _Spans(NamedTuple):
+class Spans(NamedTuple):
     """Which ids were found, and of those the segments, and in these the rows."""
 
     found: npt.NDArray[np.bool_]
@@ -108,8 +108,8 @@ class Store:
 
         Raises StoreCorruptError; UsageError for sketches of a store that has none.
         """
-        plane, codec = self._plane(sketches)
-        found, segments, starts, counts = self._spans(doc_ids)
+        plane, codec = self.plane(sketches=sketches)
+        found, segments, starts, counts = self.spans(doc_ids)
         offsets = np.zeros(counts.size + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         return Gathered(found, plane.take(segments, starts, counts), offsets, codec)
@@ -119,13 +119,9 @@ class Store:
 
         Raises as `gather` does.
         """
-        plane, codec = self._plane(sketches)
-        found, segments, starts, counts = self._spans(doc_ids)
+        plane, codec = self.plane(sketches=sketches)
+        found, segments, starts, counts = self.spans(doc_ids)
         return RowRanges(found, plane.values, plane.locate(segments, starts, counts), counts, codec)
-
-    def plane(self, *, sketches: bool = False) -> Plane:
-        """The rows of all documents, or of their sketches, for what keeps them elsewhere. Raises UsageError."""
-        return self._plane(sketches)[0]
 
     def sketch_errors(self, doc_ids: Sequence[str]) -> npt.NDArray[np.float64]:
         """How far the sketches of ``doc_ids`` are off, [n]: `layout.SKETCH_ERRORS`; infinity where unknown.
@@ -141,15 +137,17 @@ class Store:
                 errors[here] = column[at.ordinals[here]]
         return errors
 
-    def _plane(self, sketches: bool) -> tuple[Plane, Codec]:
+    def plane(self, *, sketches: bool = False) -> tuple[Plane, Codec]:
+        """The rows of all documents, or their sketches, and how they are coded. Raises UsageError for none."""
         codec = self.sketch_codec if sketches else self.codec
         if codec is None:
             raise UsageError(f"{self.folder}: this store has no sketches; `store compact --sketches CODEC` makes them")
         return self._planes[layout.SKETCHES if sketches else layout.VALUES], codec
 
-    def _spans(self, doc_ids: Sequence[str]) -> _Spans:
+    def spans(self, doc_ids: Sequence[str]) -> Spans:
+        """Where in its segments each document that is here lies."""
         at = self.lookup(doc_ids)
-        return _Spans(at.found, at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found])
+        return Spans(at.found, at.segments[at.found], at.row_starts[at.found], at.row_counts[at.found])
 
     def stored_rows(self, doc_ids: Sequence[str]) -> list[StoredRows]:
         """What of documents that are here can be put into another unit as it is."""

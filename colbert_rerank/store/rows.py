@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import torch
 
 
+def check_within(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], rows: int) -> None:
+    """Raises ValueError for documents beyond the first or the last of so many rows."""
+    if starts.size and (min(starts.min(), counts.min()) < 0 or (counts > rows - starts).any()):
+        raise ValueError("documents must lie within the rows")
+
+
 class RowRanges(NamedTuple):
     """Where the token vectors of the documents that were found lie among many more, as ``codec`` has coded them.
 

@@ -184,7 +184,9 @@ def test_a_store_that_there_is_no_room_for(tmp_path: Path, monkeypatch: pytest.M
 def test_a_batch_is_its_queries_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
     monkeypatch.setattr(resident, "PAIRS", pairs)
     store, rng, k = documents.Documents(tmp_path, 20, 20).stores["float16"], np.random.default_rng(1), 3
-    docs = DeviceRows(store, [InMemory.of(store.plane(), DEVICE)]).read([str(n) for n in rng.integers(20, size=5 * k)])
+    docs = DeviceRows(store, [InMemory.of(store.plane()[0], DEVICE)]).read(
+        [str(n) for n in rng.integers(20, size=5 * k)]
+    )
     queries = [documents.unit_vectors(rng, 4, documents.DIM) for _ in range(5)]
     found = resident.batch_scores(queries, docs, k)
     for number, query in enumerate(queries):
