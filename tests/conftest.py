@@ -9,7 +9,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out["no CUDA device: {} tests that need one were left out"] = _deselect(config, items, "gpu")
     if any(item.get_closest_marker("triton") for item in items) and not _has_triton():
         left_out["no Triton: {} tests of the GPU's kernel were left out"] = _deselect(config, items, "triton")
+    if any(item.get_closest_marker("triton") for item in items) and not _has_gpu():
+        _mend_interpreter()
     if config.getoption("--no-server"):
         left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
     elif os.environ.get("OPENSEARCH_URL"):
@@ -64,6 +66,22 @@ def _has_gpu() -> bool:
 
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def _mend_interpreter() -> None:
+    """Triton 3.6, which torch 2.11 asks for, makes loops' bounds of arrays [1], as NumPy 2.4 no longer does.
+
+    Triton has mended it since: https://github.com/triton-lang/triton/issues/9171
+    """
+    from triton.runtime import interpreter
+
+    patched = interpreter._patch_lang_tensor
+
+    def mended(tensor: Any, scope: Any) -> None:
+        patched(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = mended
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:

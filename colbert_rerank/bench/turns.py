@@ -19,20 +19,21 @@ class Work(NamedTuple):
 
 
 def in_turns(works: Mapping[str, Work], k: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each work with ``k`` documents, ``repeats`` times after one that warms up.
+    """Milliseconds of each work with ``k`` documents, ``repeats`` times.
 
-    They take turns in an order that is drawn each time, and not at once after one another: libraries' threads spin for
-    a while when they have nothing to do any more.
+    They take turns in an order that is drawn each time. A pause is before each turn, since libraries' threads spin for
+    a while when they have nothing to do any more; after it the work runs once with other documents and untimed, since
+    a processor that slept is slow for some milliseconds.
     """
     rng = np.random.default_rng(1)
     times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
+    for _ in range(repeats):
         for name in rng.permutation(list(works)).tolist():
             work = works[name]
             time.sleep(PAUSE)
-            ms = work.timed(rng.choice(work.documents, k, replace=False).tolist())
-            if number:
-                times[name].append(ms)
+            for _ in range(2):
+                ms = work.timed(rng.choice(work.documents, k, replace=False).tolist())
+            times[name].append(ms)
     return times
 
 

@@ -18,16 +18,17 @@ def test_each_turn_draws_other_documents_of_those_that_a_work_has() -> None:
 
         return Work(documents, timed)
 
-    times = in_turns({"all": work("all", 1000), "few": work("few", 6)}, k=5, repeats=3)
+    times = in_turns({"all": work("all", 1000), "few": work("few", 6)}, k=5, repeats=9)
     order = [name for name, _ in seen]
-    assert all({*order[i : i + 2]} == {"all", "few"} for i in range(0, 8, 2)), "in turns"
-    assert len({*order[::2]}) == 2, "of which now one comes first and now the other"
-    counted = {name: [float(i + 1) for i, one in enumerate(order) if one == name and i >= 2] for name in times}
-    assert times == counted, "but for the first turn, which warms up"
+    assert order[::2] == order[1::2], "each runs twice in its turn"
+    assert all({*order[i : i + 4]} == {"all", "few"} for i in range(0, 36, 4)), "in turns"
+    assert len({*order[::4]}) == 2, "of which now one comes first and now the other"
+    counted = {name: [float(i + 1) for i in range(1, 36, 2) if order[i] == name] for name in times}
+    assert times == counted, "the second time counts"
     for name, numbers in seen:
         assert len(set(numbers)) == 5
         assert set(numbers) <= set(range({"all": 1000, "few": 6}[name]))
-    assert len({tuple(numbers) for name, numbers in seen if name == "all"}) == 4
+    assert len({tuple(numbers) for name, numbers in seen if name == "all"}) == 18
 
 
 def test_words_are_as_common_as_in_the_bundled_collection() -> None:
