@@ -39,6 +39,10 @@ class Report:
         """Milliseconds a query by stage. No medians: the first of a batch takes all its time."""
         return {stage: 1000 * statistics.fmean(times) for stage, times in self.seconds.items() if times}
 
+    def last_ms(self) -> dict[str, float]:
+        """Milliseconds that the last query took in each stage."""
+        return {stage: 1000 * times[-1] for stage, times in self.seconds.items() if times}
+
     def wall_ms(self) -> float:
         """Milliseconds a query by the clock."""
         return 1000 * self.wall / max(1, self.queries)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from colbert_rerank.bench import cross_encoder
 from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, ids_of, unit_vectors
 from colbert_rerank.bench.passages import Words
 from colbert_rerank.bench.rows import RESIDENT, Row, measured, missing
-from colbert_rerank.bench.turns import Work, in_turns, wall_ms
+from colbert_rerank.bench.turns import drawn, medians, wall_ms, warm
 from colbert_rerank.device_rows import DeviceRows, InMemory
 from colbert_rerank.errors import UsageError
 from colbert_rerank.maxsim import gpu
@@ -79,19 +81,17 @@ def _rankings(row: Row, store: Store, encoder: Encoder, resident: Resident, shap
         reranker = Reranker(store, encoder, resident=resident)
     except UsageError as error:
         return missing(row, str(error))
-    asked = WARM_UPS + shape["repeats"]
-    queries = iter(Words().queries(2 * asked))
+    queries, report = cycle(Words().queries(QUERIES)), reranker.report
 
-    def timed(numbers: list[int]) -> float:
+    def timed(numbers: list[int]) -> tuple[float, dict[str, float]]:
         query, candidates = next(queries), [(doc_id, -float(rank)) for rank, doc_id in enumerate(ids_of(numbers))]
-        return _settled_ms(lambda: reranker.rerank(query, candidates), str(encoder.device))
+        return _settled_ms(lambda: reranker.rerank(query, candidates), str(encoder.device)), report.last_ms()
 
-    times = in_turns({"ours": Work(len(store), timed)}, shape["k"], asked)["ours"][WARM_UPS:]
-    report = reranker.report
+    draw = partial(drawn, np.random.default_rng(1), len(store), shape["k"])
+    turns = [warm(timed, draw) for _ in range(WARM_UPS + shape["repeats"])][WARM_UPS:]
+    times, stages = zip(*turns, strict=True)
     more: dict[str, Any] = {"codec": CODEC, "residence": reranker.residence, "compute_dtype": encoder.dtype}
-    more["stages_ms"] = {
-        stage: 1000 * float(np.median([*seconds][1::2][-len(times) :])) for stage, seconds in report.seconds.items()
-    }
+    more["stages_ms"] = medians(stages)
     if report.read:
         more["hot_share"] = report.hot / report.read
     return measured(row, times, (), **shape, **more)

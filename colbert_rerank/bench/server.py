@@ -9,10 +9,9 @@ from all of the store. Times are a client's, from the body to the parsed answer,
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from colbert_rerank.bench.documents import TOKENS, UNIT, Documents, add, ids_of,
 from colbert_rerank.bench.passages import Words
 from colbert_rerank.bench.peers import CHECKED, PeerMissingError, check_scores
 from colbert_rerank.bench.rows import SERVER, Progress, measured, missing
-from colbert_rerank.bench.turns import PAUSE, Work, in_turns, wall_ms
+from colbert_rerank.bench.turns import Work, in_turns, medians, wall_ms, warm
 from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.opensearch import check_server, server_url, translated
 from colbert_rerank.recipe import Recipe
@@ -182,7 +181,7 @@ def _reranking(
     from colbert_rerank.candidates.opensearch import OpenSearchCandidates
     from colbert_rerank.rerank import Reranker
 
-    row, k, asked = SERVER[-1], shape["k"], 2 * (WARM_UPS + shape["repeats"])
+    row, k, asked = SERVER[-1], shape["k"], WARM_UPS + shape["repeats"]
     words = Words()
     progress(f"indexing {PASSAGES:,} passages")
     with temporary_index(client, PASSAGES_INDEX, index_body(FIELDS)), translated(client, index=PASSAGES_INDEX):
@@ -198,24 +197,22 @@ def _reranking(
             return missing(row, f"of {len(queries)} queries only {len(chosen)} found {k} passages")
         progress("measuring a re-ranked query")
 
+        def reranked(query: Query) -> dict[str, float]:
+            for _ in reranker.run([query], candidates, k):
+                pass
+            return reranker.report.last_ms()
+
         def with_source(query: Query) -> float:
             body = {"size": k, "query": {"match": {CONTENTS: query.text}}}
             return wall_ms(lambda: client.search(index=PASSAGES_INDEX, body=body))
 
-        def reranked(query: Query) -> float:
-            return wall_ms(lambda: [*reranker.run([query], candidates, k)])
-
-        peer = []
-        for two in zip(chosen[::2], chosen[1::2], strict=True):
-            for work in (reranked, with_source):  # each as in_turns has it
-                time.sleep(PAUSE)
-                *_, ms = map(work, two)
-            peer.append(ms)
-    stages = {stage: 1000 * np.array(times)[1::2][WARM_UPS:] for stage, times in reranker.report.seconds.items()}
-    ours = np.sum([stages[stage] for stage in ADDED], axis=0)
+        draw = cycle(chosen).__next__
+        turns = [(warm(reranked, draw), warm(with_source, draw)) for _ in range(shape["repeats"])]
+    stages, peer = zip(*turns, strict=True)
+    ours = [sum(turn[stage] for stage in ADDED) for turn in stages]
     more = {"model": encoder.checkpoint.name, "index_documents": PASSAGES, "index_bytes": size}
-    more["stages_ms"] = {stage: float(np.median(times)) for stage, times in stages.items()}
-    return measured(row, ours.tolist(), peer[WARM_UPS:], **shape, **more)
+    more["stages_ms"] = medians(stages)
+    return measured(row, ours, peer, **shape, **more)
 
 
 def _passage(doc_id: str, text: str) -> dict[str, object]:

@@ -8,8 +8,12 @@
  * A document is scored by itself: its score depends, to the bit, neither on its neighbours nor on the number of threads.
  */
 
+#if defined(__linux__)
+#define _GNU_SOURCE /* for sched_getcpu and pthread_attr_setaffinity_np */
+#endif
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -134,6 +138,27 @@ static void *run(void *given) {
     return NULL;
 }
 
+/* A thread beside this one; whether there is one. Some schedulers leave it for milliseconds, which is all that it has, on
+ * the core of the thread that made it, though another one is idle: so it is kept away from there. That is said before it
+ * begins: of a thread that has ended, glibc would take its maker for it. */
+static int start(pthread_t *thread, Job *job) {
+    int failed = -1;
+#if defined(__GLIBC__)
+    cpu_set_t cores;
+    int here = sched_getcpu();
+    if (here >= 0 && here < CPU_SETSIZE && !sched_getaffinity(0, sizeof cores, &cores)) {
+        pthread_attr_t elsewhere;
+        CPU_CLR(here, &cores);
+        if (CPU_COUNT(&cores) && !pthread_attr_init(&elsewhere)) {
+            failed = pthread_attr_setaffinity_np(&elsewhere, sizeof cores, &cores);
+            if (!failed) failed = pthread_create(thread, &elsewhere, run, job);
+            pthread_attr_destroy(&elsewhere);
+        }
+    }
+#endif
+    return !failed || !pthread_create(thread, NULL, run, job);
+}
+
 /* The query in the forms that are read; whether there was memory for it. */
 static int prepare(const Work *w, Query *q) {
     q->padded = (w->tokens + GROUP - 1) / GROUP * GROUP;
@@ -186,7 +211,7 @@ int maxsim_scores(const Work *work, const char *isa, int threads) {
     int failed = 0, started = 0;
     if (job.score) {
         pthread_t others[256];
-        while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run, &job)) started++;
+        while (started < threads - 1 && started < 256 && start(&others[started], &job)) started++;
         failed |= run(&job) != NULL;
         for (int i = 0; i < started; i++) {
             void *one;

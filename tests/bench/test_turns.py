@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
+import pytest
+
+from colbert_rerank.bench import turns
 from colbert_rerank.bench.passages import PASSAGE_WORDS, QUERY_WORDS, Words
-from colbert_rerank.bench.turns import Work, in_turns
+from colbert_rerank.bench.turns import Work, in_turns, warm
 
 
-def test_each_turn_draws_other_documents_of_those_that_a_work_has() -> None:
+def test_each_turn_draws_other_documents_of_those_that_a_work_has(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, list[int]]] = []
 
     def work(name: str, documents: int) -> Work:
@@ -18,6 +22,7 @@ def test_each_turn_draws_other_documents_of_those_that_a_work_has() -> None:
 
         return Work(documents, timed)
 
+    monkeypatch.setattr(turns, "WARM_UP", 0)
     times = in_turns({"all": work("all", 1000), "few": work("few", 6)}, k=5, repeats=9)
     order = [name for name, _ in seen]
     assert order[::2] == order[1::2], "each runs twice in its turn"
@@ -29,6 +34,18 @@ def test_each_turn_draws_other_documents_of_those_that_a_work_has() -> None:
         assert len(set(numbers)) == 5
         assert set(numbers) <= set(range({"all": 1000, "few": 6}[name]))
     assert len({tuple(numbers) for name, numbers in seen if name == "all"}) == 18
+
+
+def test_a_work_warms_up_for_a_while() -> None:
+    begun, ran = time.perf_counter(), 0
+
+    def timed(number: int) -> int:
+        nonlocal ran
+        ran += 1
+        return number
+
+    assert warm(timed, iter(range(10**9)).__next__) == ran - 1 > 1, "what was drawn last"
+    assert time.perf_counter() - begun >= turns.PAUSE + turns.WARM_UP
 
 
 def test_words_are_as_common_as_in_the_bundled_collection() -> None:
