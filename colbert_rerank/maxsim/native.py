@@ -6,6 +6,9 @@ Where it was not built, `packed` does the same with torch.
 from __future__ import annotations
 
 import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,8 @@ from colbert_rerank.store.codecs import SIGNS, Binary, Codec, Floats, Int8, Resi
 from colbert_rerank.store.rows import RowRanges, check_within
 
 WORTH_A_THREAD = 8_000_000  # products of two numbers: a tenth of a millisecond or two
+
+_PROCESS = os.getpid()  # after a fork OpenMP would wait for ever for the threads that it had before
 
 _FLOAT32, _FLOAT16, _INT8, _CODES = range(4)
 
@@ -95,8 +100,8 @@ def scores(
         scores=address(found),
     )
     wanted = 1 + int(counts.sum()) * Q.size // WORTH_A_THREAD
-    failed = native.maxsim_scores(ctypes.byref(work), (isa or isas()[0]).encode(), min(threads or _threads(), wanted))
-    if failed:
+    name, at_once = (isa or isas()[0]).encode(), threads or min(_threads(), wanted)
+    if native.maxsim_scores(ctypes.byref(work), name, at_once, _openmp() if os.getpid() == _PROCESS else None):
         raise MemoryError("no memory for a few rows of vectors")
     return found
 
@@ -135,3 +140,19 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+@lru_cache(maxsize=1)
+def _openmp() -> int | None:
+    """The address of `GOMP_parallel` in the OpenMP library that torch is linked with; ``None`` where it is with none.
+
+    Its threads have just encoded the query, and are awake: they wait for more, and threads of our own would wait for
+    the cores that they do that on.
+    """
+    import torch
+
+    try:
+        linked = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"))
+        return ctypes.cast(linked.GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None

@@ -8,12 +8,8 @@
  * A document is scored by itself: its score depends, to the bit, neither on its neighbours nor on the number of threads.
  */
 
-#if defined(__linux__)
-#define _GNU_SOURCE /* for sched_getcpu and pthread_attr_setaffinity_np */
-#endif
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -110,6 +106,9 @@ typedef struct {
     atomic_llong *next;
 } Job;
 
+/* GOMP_parallel, as GCC calls it where a parallel region begins: a function, what it is given, threads, flags. */
+typedef void OpenMP(void (*)(void *), void *, unsigned, unsigned);
+
 /* The score that a document's maxima [padded] give. */
 static double summed(const Work *w, const Query *q, const float *maxima) {
     double sum = 0;
@@ -118,12 +117,13 @@ static double summed(const Work *w, const Query *q, const float *maxima) {
     return w->mean ? sum / w->tokens : sum;
 }
 
-static void *run(void *given) {
+/* Score documents until none is left, beside others that do the same. */
+static void run(void *given) {
     Job *job = given;
     const Work *w = job->work;
     void *scratch = NULL;
     int64_t size = AT_ONCE * job->query->padded;
-    if (posix_memalign(&scratch, 64, size * sizeof(float) + job->scratch)) return given;
+    if (posix_memalign(&scratch, 64, size * sizeof(float) + job->scratch)) return;
     float *maxima = scratch;
     for (;;) {
         int64_t first = atomic_fetch_add(job->next, AT_ONCE);
@@ -135,28 +135,24 @@ static void *run(void *given) {
             w->scores[document] = summed(w, job->query, maxima + (document - first) * job->query->padded);
     }
     free(scratch);
+}
+
+static void *run_thread(void *job) {
+    run(job);
     return NULL;
 }
 
-/* A thread beside this one; whether there is one. Some schedulers leave it for milliseconds, which is all that it has, on
- * the core of the thread that made it, though another one is idle: so it is kept away from there. That is said before it
- * begins: of a thread that has ended, glibc would take its maker for it. */
-static int start(pthread_t *thread, Job *job) {
-    int failed = -1;
-#if defined(__GLIBC__)
-    cpu_set_t cores;
-    int here = sched_getcpu();
-    if (here >= 0 && here < CPU_SETSIZE && !sched_getaffinity(0, sizeof cores, &cores)) {
-        pthread_attr_t elsewhere;
-        CPU_CLR(here, &cores);
-        if (CPU_COUNT(&cores) && !pthread_attr_init(&elsewhere)) {
-            failed = pthread_attr_setaffinity_np(&elsewhere, sizeof cores, &cores);
-            if (!failed) failed = pthread_create(thread, &elsewhere, run, job);
-            pthread_attr_destroy(&elsewhere);
-        }
+/* `run` in so many threads: those of OpenMP, or new ones. */
+static void run_in(Job *job, int threads, OpenMP *openmp) {
+    if (openmp && threads > 1) {
+        openmp(run, job, threads, 0);
+        return;
     }
-#endif
-    return !failed || !pthread_create(thread, NULL, run, job);
+    pthread_t others[256];
+    int started = 0;
+    while (started < threads - 1 && started < 256 && !pthread_create(&others[started], NULL, run_thread, job)) started++;
+    run(job);
+    for (int i = 0; i < started; i++) pthread_join(others[i], NULL);
 }
 
 /* The query in the forms that are read; whether there was memory for it. */
@@ -193,8 +189,9 @@ const char *maxsim_isas(void) {
 #endif
 }
 
-/* Fill in the scores of all documents, in `threads` threads. 0; 1 for want of memory; 2 for an unknown name. */
-int maxsim_scores(const Work *work, const char *isa, int threads) {
+/* Fill in the scores of all documents, in `threads` threads, of `openmp` where it is not NULL. 0; 1 for want of memory;
+ * 2 for an unknown name. */
+int maxsim_scores(const Work *work, const char *isa, int threads, OpenMP *openmp) {
     atomic_llong next = 0;
     Query query = {0};
     Job job = {work, &query, NULL, 0, &next};
@@ -208,18 +205,8 @@ int maxsim_scores(const Work *work, const char *isa, int threads) {
             job.score = filter_score, job.scratch = filter_scratch(work, &query);
     }
 #endif
-    int failed = 0, started = 0;
-    if (job.score) {
-        pthread_t others[256];
-        while (started < threads - 1 && started < 256 && start(&others[started], &job)) started++;
-        failed |= run(&job) != NULL;
-        for (int i = 0; i < started; i++) {
-            void *one;
-            pthread_join(others[i], &one);
-            failed |= one != NULL;
-        }
-    }
+    if (job.score) run_in(&job, threads, openmp);
     release(&query);
     /* what one thread had no memory for, another has done, unless none had */
-    return job.score ? failed && atomic_load(&next) < work->documents : 2;
+    return job.score ? atomic_load(&next) < work->documents : 2;
 }

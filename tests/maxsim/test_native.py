@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,9 +96,35 @@ def test_bits_depend_neither_on_mates_nor_on_order_nor_on_threads(
     options: dict[str, Any] = {**kind, "isa": isa}
     whole = native.scores(case.query, case.docs, **options, threads=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "WORTH_A_THREAD", 1)
+        patch.setattr(
+            native, "_PROCESS", data.draw(st.sampled_from([os.getpid(), 0]))
+        )  # threads of OpenMP, or new ones
         found = native.scores(case.query, part, **options, threads=data.draw(st.sampled_from([1, 2, 7])))
     np.testing.assert_array_equal(found, whole[some])
+
+
+def test_threads_are_those_of_torch() -> None:
+    assert native._openmp() is not None, "where torch comes from a wheel for Linux"
+
+
+def test_it_goes_on_after_a_fork() -> None:
+    """OpenMP's threads do not live on in the child, which would wait for them for ever."""
+    program = """
+import os, sys
+import numpy as np
+from colbert_rerank.maxsim import native
+from colbert_rerank.store.codecs import Floats
+from colbert_rerank.store import RowRanges
+query, rows, each = np.ones((2, 8), np.float32), np.ones((2000, 8), np.float32), np.arange(2000)
+docs = RowRanges(np.ones(2000, bool), rows, each, np.ones(2000, np.int64), Floats("float32", 8))
+assert (native.scores(query, docs, threads=2) == 16).all()
+child = os.fork()
+if not child:
+    os._exit(0 if (native.scores(query, docs, threads=2) == 16).all() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60, check=False)
+    assert done.returncode == 0
 
 
 class Near(NamedTuple):
