@@ -25,7 +25,7 @@ from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsErr
 from colbert_rerank.pipeline import ahead
 from colbert_rerank.report import Report
 from colbert_rerank.residency import Resident, place
-from colbert_rerank.scoring import UNSCORED_STEP, Scorer
+from colbert_rerank.scoring import UNSCORED_STEP, Scorer, Scores
 from colbert_rerank.store import Store
 from colbert_rerank.store.rows import DocumentRows
 from colbert_rerank.types import Candidates, Document, Query, ScoredDoc
@@ -206,6 +206,8 @@ class Reranker:
             if first_stage is None:
                 raise InputError(f"{_named(query)}: the first stage ended before it, without an answer for it")
             yield first_stage
+        if next(found, None) is not None:
+            raise InputError(f"the first stage gave more answers than the {len(queries)} queries that it was asked")
 
     @property
     def _begins_with_sketches(self) -> bool:
@@ -241,20 +243,18 @@ class Reranker:
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
         scores = self._scores(Q, ids, docs)
-        unscored = np.flatnonzero(np.isneginf(scores))
+        unscored = np.flatnonzero(np.isneginf(scores.values))
         if unscored.size:
-            self._supply(Q, query, ids, unscored, scores, fetch)
+            self._supply(Q, query, ids, unscored, scores.values, fetch)
         with self.report.timed("order"):
             return self._order(query, first_stage, scores)
 
-    def _scores(
-        self, Q: npt.NDArray[np.float32], ids: Sequence[str], docs: DocumentRows | None
-    ) -> npt.NDArray[np.float64]:
+    def _scores(self, Q: npt.NDArray[np.float32], ids: Sequence[str], docs: DocumentRows | None) -> Scores:
         if self.rescore is not None:
             return self._scorer.cascade(Q, ids, self.rescore, docs)
         if self.exact_top is not None:
             return self._scorer.exact_top(Q, ids, self.exact_top, docs)
-        return self._scorer.scores(Q, ids, docs)
+        return Scores(self._scorer.scores(Q, ids, docs), np.ones(len(ids), dtype=bool))
 
     def _supply(
         self,
@@ -292,21 +292,20 @@ class Reranker:
         dtype = self.store.manifest.vector_dtype
         return dict(zip(texts, self.encoder.encode_tokens(tokens, dtype, pool_factor=recipe.pool_factor), strict=True))
 
-    def _order(
-        self, query: Query, first_stage: Sequence[ScoredDoc], scores: npt.NDArray[np.float64]
-    ) -> list[ScoredDoc]:
-        scored = np.flatnonzero(np.isfinite(scores))
+    def _order(self, query: Query, first_stage: Sequence[ScoredDoc], scores: Scores) -> list[ScoredDoc]:
+        scored = np.flatnonzero(np.isfinite(scores.values))
         self.report.scored += scored.size
-        final = scores[scored]
+        final = scores.values[scored]
         if self.interpolate is not None and scored.size:
             stage = np.array([first_stage[i].score for i in scored.tolist()], dtype=np.float64)
             final = self.interpolate * _z(stage) + (1 - self.interpolate) * _z(final)
         ids = [first_stage[i].doc_id for i in scored.tolist()]
         best_first = sorted(zip(rounded_scores(final).tolist(), ids, strict=True), reverse=True)
-        ranked = [ScoredDoc(query.query_id, doc_id, score) for score, doc_id in best_first]
+        rough = {first_stage[i].doc_id for i in np.flatnonzero(~scores.exact).tolist()}
+        ranked = [ScoredDoc(query.query_id, i, score, exact=i not in rough) for score, i in best_first]
         if self.missing != "drop":
             lowest = ranked[-1].score if ranked else 0.0
-            for i, position in enumerate(np.flatnonzero(~np.isfinite(scores)).tolist()):
+            for i, position in enumerate(np.flatnonzero(~np.isfinite(scores.values)).tolist()):
                 score = rounded_score(lowest - UNSCORED_GAP - i * UNSCORED_STEP)
                 ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score, scored=False))
         return ranked
@@ -380,8 +379,8 @@ def _candidate(pair: tuple[str, float]) -> ScoredDoc:
 def _check_candidates(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
     ids, scores = [c.doc_id for c in first_stage], [c.score for c in first_stage]
     ordinary = {*map(type, ids)} <= {str} and {*map(type, scores)} <= {float} and all(map(math.isfinite, scores))
-    given: Sequence[tuple[str, object, object, bool]] = first_stage  # by callers that no type checker has seen
-    for _, doc_id, score, _ in () if ordinary else given:  # a thousand look-ups in the tower of numbers take a while
+    given: Sequence[tuple[str, object, object, bool, bool]] = first_stage  # by callers that no type checker has seen
+    for _, doc_id, score, *_ in () if ordinary else given:  # a thousand look-ups in the tower of numbers take a while
         if not isinstance(doc_id, str):
             raise InputError(f"{_named(query)}: the candidate id {doc_id!r:.100} is not a string, as ids are")
         if not isinstance(score, Real) or not math.isfinite(score):

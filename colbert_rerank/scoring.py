@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,13 @@ from colbert_rerank.store.rows import DocumentRows
 
 # Between documents whose scores are of different kinds: the printed precision tells them apart.
 UNSCORED_STEP = 0.001
+
+
+class Scores(NamedTuple):
+    """Scores [n], minus infinity where there are no vectors, and whether none of the store's sketches is in them."""
+
+    values: npt.NDArray[np.float64]
+    exact: npt.NDArray[np.bool_]
 
 
 class Scorer:
@@ -71,7 +79,7 @@ class Scorer:
         ids: Sequence[str],
         rescore: int,
         docs: DocumentRows | None = None,
-    ) -> npt.NDArray[np.float64]:
+    ) -> Scores:
         """Scores [n] by sketches, but of the best ``rescore`` by their vectors; the others stand below these.
 
         ``docs`` are the sketches, where they were `read` before.
@@ -82,7 +90,7 @@ class Scorer:
 
     def exact_top(
         self, Q: npt.NDArray[np.float32], ids: Sequence[str], top: int, docs: DocumentRows | None = None
-    ) -> npt.NDArray[np.float64]:
+    ) -> Scores:
         """Scores [n] whose first ``top``, as they are printed, are those of `scores`; `depth` has the proof.
 
         All have one by their sketches. The best ``top`` of these are scored by their vectors, and then the others that
@@ -118,16 +126,13 @@ class Scorer:
         return scores
 
 
-def _above(
-    scores: npt.NDArray[np.float64], best: npt.NDArray[np.int64], exact: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _above(scores: npt.NDArray[np.float64], best: npt.NDArray[np.int64], exact: npt.NDArray[np.float64]) -> Scores:
     """``scores`` with the ``exact`` ones of the ``best``, and all others moved below these, if they are not."""
     final = scores.copy()
     final[best] = exact
-    others = np.ones(scores.size, dtype=bool)
+    others = np.isfinite(scores)
     others[best] = False
-    others &= np.isfinite(scores)
     if others.any():
         overlap = scores[others].max() + UNSCORED_STEP - exact[np.isfinite(exact)].min()
         final[others] -= max(0.0, overlap)
-    return final
+    return Scores(final, ~others)

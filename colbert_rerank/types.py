@@ -42,12 +42,16 @@ class Query(NamedTuple):
 
 
 class ScoredDoc(NamedTuple):
-    """``scored`` is false where the re-ranker had no vectors, and ``score`` only keeps the document in its place."""
+    """``scored`` is false where the re-ranker had no vectors, and ``score`` only keeps the document in its place.
+
+    ``exact`` is false where ``score`` comes from the store's sketches, moved below the exact ones where it was not.
+    """
 
     query_id: str
     doc_id: str
     score: float
     scored: bool = True
+    exact: bool = True
 
 
 class Qrel(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 
 from colbert_rerank import identity
 from colbert_rerank.candidates.bm25 import origin_of
+from colbert_rerank.depth import LONGEST
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, UsageError
 from colbert_rerank.recipe import HASH_BYTES, Recipe
@@ -59,6 +60,7 @@ def _fill(folder: Path, new: Manifest, arrays: Arrays) -> None:
         writer.begin("import")
         unit, columns = writer.unit(), _columns(arrays)
         limit = layout.UNIT_BYTES // (new.dim * unit.dtype.itemsize)
+        cosine = new.query_identity.get("similarity") == "cosine"
         for number, doc_id in enumerate(arrays.ids):
             begin, end = arrays.offsets[number : number + 2].tolist()
             if len(unit) and unit.rows + end - begin > limit:
@@ -73,6 +75,12 @@ def _fill(folder: Path, new: Manifest, arrays: Arrays) -> None:
                 seq_no=int(seq_no),
                 primary_term=int(term),
             )
+            longest = np.linalg.norm(arrays.vectors[begin:end].astype(np.float64), axis=1).max(initial=0)
+            if cosine and longest > LONGEST:  # once in a store, no score would tell
+                raise InputError(
+                    f"document {doc_id!r} has a vector of length {longest:.3g}; the model's similarity is the cosine, "
+                    "and its vectors have length 1. Normalize them, or name the model that made them"
+                )
         if len(unit):
             writer.commit(unit, posted=posted)
         writer.finish()

@@ -463,6 +463,7 @@ def test_a_cascade_scores_the_best_again_and_keeps_them_above_the_others(
     assert {d.doc_id for d in ranked[:rescore]} == set(best)
     assert all(d.score == exact[d.doc_id] for d in ranked[:rescore]), "the exact scores, to the bit"
     others = [d.doc_id for d in ranked[rescore:]]
+    assert [d.exact for d in ranked] == [i < rescore for i in range(len(ranked))]
     assert others == sorted(others, key=lambda i: -rough[i]), "in the order of their sketches"
     if rescore >= REAL:
         assert [d.doc_id for d in ranked] == [

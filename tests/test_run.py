@@ -276,3 +276,13 @@ def test_single_queries_are_on_the_clock_too(store: Store, tiny_encoder: Encoder
     shares = reranker.report.busy_shares()
     assert shares.keys() == {"re-ranking", "gather"}
     assert 0 < sum(shares.values()) <= 1, "here they take turns"
+
+
+@pytest.mark.parametrize(("given", "message"), [(3, "the first stage ended before it"), (5, "gave more answers than")])
+def test_an_answer_for_each_query_and_no_more(store: Store, tiny_encoder: Encoder, given: int, message: str) -> None:
+    class Other(Batches):
+        def search(self, asked: Sequence[Query], k: int) -> Iterator[list[ScoredDoc]]:
+            yield from super().search(queries(given), k)
+
+    with pytest.raises(InputError, match=message):
+        list(Reranker(store, tiny_encoder).run(queries(4), Other(), K))

@@ -86,6 +86,7 @@ def rerank(
                         "doc_id": document.doc_id,
                         "score": document.score,
                         "scored": document.scored,
+                        "exact": document.exact,
                         "first_stage_rank": before,
                         "first_stage_score": score,
                     },
@@ -100,7 +101,7 @@ def rerank(
         [
             str(rank),
             _shown_id(d.doc_id),
-            f"{d.score:.6f}" if d.scored else "unscored",
+            f"{'' if d.exact else '~'}{d.score:.6f}" if d.scored else "unscored",
             str(was[d.doc_id][0]),
             texts.get(d.doc_id, ""),
         ]

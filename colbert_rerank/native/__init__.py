@@ -27,6 +27,14 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(LIBRARY))
         version = found.native_version()
         found.maxsim_isas.restype = ctypes.c_char_p
+        found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
+        found.ids_lookup.restype = ctypes.c_int64
+        found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+        found.maxsim_isas.restype = ctypes.c_char_p
+        found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
+        found.ids_lookup.restype = ctypes.c_int64
+        found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+        found.maxsim_isas.restype = ctypes.c_char_p
         found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
         found.ids_lookup.restype = ctypes.c_int64
         found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)

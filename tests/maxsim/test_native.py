@@ -239,6 +239,34 @@ def test_what_the_filter_leaves_out_of_queries_at_its_worst() -> None:
     check_to_the_rounding(_one_document(query, np.stack([best, other, *far]), "int8"))
 
 
+def test_what_single_precision_itself_leaves_out() -> None:
+    """Rows and a query of whole steps, whose products differ by less than what sums in single precision are off."""
+    dim, count, coder = 4096, 16, coding.plain("int8", 4096)
+    rng, scale = np.random.default_rng(0), np.frombuffer(np.float32(2**-7).tobytes(), np.uint8)
+    for _ in range(40):
+        query = np.sort(rng.integers(64, 128, dim))
+        query[-1] = 127
+        alike = np.split(np.arange(dim), np.flatnonzero(np.diff(query)) + 1)
+        steps = np.concatenate([rng.permutation(rng.integers(65, 126, dim)[at]) for at in alike])
+        rows = []
+        for more in range(count):
+            row = np.concatenate([rng.permutation(steps[at]) for at in alike])  # the same product, summed otherwise
+            row[alike[more % 7][0]] += 1
+            row[alike[0][0]] -= 1
+            rows.append(np.concatenate([row.astype(np.uint8), scale]))
+        values = np.stack(rows).view(coding.encode(coder, np.ones((1, dim), np.float32)).dtype)
+        each = RowRanges(
+            np.ones(count, bool),
+            np.repeat(values, count, axis=0),
+            np.arange(count) * count,
+            np.full(count, count),
+            coder,
+        )
+        whole = RowRanges(np.ones(1, bool), values, np.zeros(1, np.int64), np.array([count]), coder)
+        Q = (query / 128).astype(np.float32)[None]
+        assert native.scores(Q, whole)[0] == native.scores(Q, each).max()
+
+
 def _one_document(query: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], codec: str) -> Case:
     coder = coding.plain(codec, rows.shape[1])
     values = coding.encode(coder, rows)

@@ -182,6 +182,20 @@ def test_arrays_that_do_not_fit(arrays: Path, tmp_path: Path, name: str, content
     assert not (tmp_path / "again").exists()
 
 
+def test_vectors_longer_than_a_cosine_has_them(arrays: Path, tmp_path: Path) -> None:
+    vectors = np.load(arrays / "vectors.npy").astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[3] *= 3
+    np.save(arrays / "vectors.npy", vectors)
+    made = json.loads((arrays / "store.json").read_text(encoding="utf-8"))
+    made["query_identity"]["similarity"] = "cosine"
+    with pytest.raises(InputError, match="has a vector of length 3; the model's similarity is the cosine"):
+        import_arrays(broken(arrays, "store.json", made), tmp_path / "again", recipe=RECIPE)
+    assert not (tmp_path / "again").exists()
+    made["query_identity"]["similarity"] = "dot"
+    assert import_arrays(broken(arrays, "store.json", made), tmp_path / "again", recipe=RECIPE) == len(MODEL)
+
+
 @pytest.mark.parametrize("doc_id", [one[0] for one in BAD_IDS.values()], ids=BAD_IDS)
 def test_ids_that_an_ingest_refuses(arrays: Path, tmp_path: Path, doc_id: str) -> None:
     ids = json.loads((arrays / "ids.json").read_text(encoding="utf-8"))
