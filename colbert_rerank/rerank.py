@@ -167,7 +167,7 @@ class Reranker:
                 f"the candidates {candidates!r:.100} are no pairs of a document id and a first-stage score"
             )
         asked, first_stage = Query("", query), [_candidate(c) for c in candidates]
-        _check_text(asked)
+        check_text(asked)
         _check_candidates(asked, first_stage)
         with self.report.clocked():
             return self._rank(asked, first_stage, fetch)
@@ -186,7 +186,7 @@ class Reranker:
         """
         check_origin(self.store, candidates, allow_other_index=allow_other_index)
         for query in queries:
-            _check_text(query)
+            check_text(query)
         # Encoding and scoring take turns in the caller's thread: on a CPU each of them has all cores. A forward
         # pass is of one query: up to 32 gave the same bits on the CPU tried, and took less time each, but matrix
         # libraries pick their kernels by shape and by CPU, and no score may depend on what else was asked.
@@ -249,6 +249,19 @@ class Reranker:
         with self.report.timed("order"):
             return self._order(query, first_stage, scores)
 
+    def score(self, Q: npt.NDArray[np.float32], doc_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Scores [n] of stored documents with a query's vectors [Lq, d]; minus infinity where there are none.
+
+        Raises NonFiniteError and StoreCorruptError.
+        """
+        return self._scorer.scores(Q, doc_ids)
+
+    def score_texts(self, Q: npt.NDArray[np.float32], texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Scores [n] of documents that are encoded now, as if they were stored."""
+        with self.report.timed("encode_missing"):
+            encoded = self._encoded(texts)
+        return np.array([self._scorer.of_vectors(Q, "", vectors) for vectors in encoded])
+
     def _scores(self, Q: npt.NDArray[np.float32], ids: Sequence[str], docs: DocumentRows | None) -> Scores:
         if self.rescore is not None:
             return self._scorer.cascade(Q, ids, self.rescore, docs)
@@ -288,9 +301,12 @@ class Reranker:
         """Vectors as the store would hold them, for the documents that have text."""
         recipe = self.store.manifest.recipe
         texts = {d.doc_id: text for d in documents if (text := recipe.text(d.fields))}
-        tokens = self.encoder.tokenize_documents(list(texts.values()), stride=recipe.stride)
-        dtype = self.store.manifest.vector_dtype
-        return dict(zip(texts, self.encoder.encode_tokens(tokens, dtype, pool_factor=recipe.pool_factor), strict=True))
+        return dict(zip(texts, self._encoded(list(texts.values())), strict=True))
+
+    def _encoded(self, texts: Sequence[str]) -> list[npt.NDArray[np.floating]]:
+        recipe, dtype = self.store.manifest.recipe, self.store.manifest.vector_dtype
+        tokens = self.encoder.tokenize_documents(texts, stride=recipe.stride)
+        return self.encoder.encode_tokens(tokens, dtype, pool_factor=recipe.pool_factor)
 
     def _order(self, query: Query, first_stage: Sequence[ScoredDoc], scores: Scores) -> list[ScoredDoc]:
         scored = np.flatnonzero(np.isfinite(scores.values))
@@ -358,7 +374,8 @@ def _named(query: Query) -> str:
     return f"query {query.query_id!r}" if query.query_id else "query"
 
 
-def _check_text(query: Query) -> None:
+def check_text(query: Query) -> None:
+    """Raises InputError for a query that is no text, or an empty one."""
     given: object = query.text  # by callers that no type checker has seen
     if not isinstance(given, str):
         raise InputError(f"{_named(query)}: {given!r:.100} is not a text")

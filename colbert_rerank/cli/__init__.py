@@ -24,6 +24,7 @@ COMMANDS = {
     "rerank": ("colbert_rerank.cli.rerank", "rerank"),
     "run": ("colbert_rerank.cli.run", "run"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
+    "serve": ("colbert_rerank.cli.serve", "serve"),
     "model": ("colbert_rerank.cli.model", "model"),
     "store": ("colbert_rerank.cli.store", "store"),
     "bench": ("colbert_rerank.cli.bench", "bench"),

@@ -1,0 +1,1 @@
+"""The HTTP service: one engine over named stores, in the dialects that search stacks speak already."""

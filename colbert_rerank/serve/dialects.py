@@ -1,0 +1,266 @@
+"""What callers send and what they are sent, in each dialect.
+
+All ask the same of the engine. Documents that are plain strings are ids on a store's path, and texts elsewhere. Keys
+that nobody knows are ignored, as OpenSearch's connectors may add some; of ``top_n`` and ``top_k`` either is taken, and
+0, null and none mean all.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from colbert_rerank.errors import InputError
+from colbert_rerank.serve.decimals import decimal
+from colbert_rerank.serve.jobs import Answer, Asked, Job, Result
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Count = Annotated[int, Field(ge=0)] | None
+Missing = Literal["first_stage", "encode", "drop", "error"]
+
+
+class Request(BaseModel, ABC):
+    """What is asked in one dialect, for documents of the ``store`` of that name, or of none."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    @abstractmethod
+    def job(self, store: str | None) -> Job:
+        """Raises InputError."""
+
+    @abstractmethod
+    def answer(self, job: Job, answer: Answer) -> Any:
+        """What is sent back, for orjson."""
+
+
+class DocumentIn(BaseModel):
+    """A document by its ``id`` in the store, by its ``text``, or by this where it is not in the store."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    id: Text | None = None
+    text: Text | None = None
+    first_stage_score: Annotated[float, Field(allow_inf_nan=False, strict=False)] | None = None
+
+
+class RerankRequest(Request):
+    """Ours, and Cohere's (v1 and v2), Jina's and TEI's, which say ``texts`` for ``documents``."""
+
+    query: Text
+    documents: list[Text | DocumentIn] | None = None
+    texts: list[Text] | None = None
+    model: Text | None = None
+    top_n: Count = None
+    top_k: Count = None
+    return_documents: bool | None = None
+    missing: Missing = "first_stage"
+    deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] | None = None
+    return_text: bool = False
+
+    def job(self, store: str | None) -> Job:
+        given = self.documents if self.documents is not None else self.texts
+        if given is None:
+            raise InputError("documents: missing")
+        if store is not None and self.missing == "drop" and any(isinstance(d, str) for d in given):
+            raise InputError(
+                "missing: 'drop' leaves documents out of the answer, and who sends plain strings needs all of them; "
+                'send objects, {"id": ...}'
+            )
+        deadline = None if self.deadline_ms is None else time.perf_counter() + self.deadline_ms / 1000
+        return Job(store, self.query, [asked(d, store) for d in given], self.missing, deadline)
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        results = best(answer, self.top_n or self.top_k)
+        if self.documents is None:
+            return tei(job, results, self.return_text)
+        found = []
+        for result in results:
+            doc = job.documents[result.place]
+            one: dict[str, Any] = {"index": result.place, "relevance_score": decimal(result.score)}
+            if doc.doc_id is not None:
+                one["id"] = doc.doc_id
+            if job.store is not None:
+                one["source"] = result.source
+            if self.return_documents and doc.text is not None:
+                one["document"] = {"text": doc.text}
+            found.append(one)
+        body: dict[str, Any] = {"id": new_id(), "object": "rerank", "model": answer.model, "results": found}
+        if job.store is not None:
+            body |= {"store": job.store, "store_generation": answer.generation}
+        body |= {"status": answer.status, **({"reason": answer.reason} if answer.reason else {})}
+        body |= {"scored": sum(r.source != "first_stage" for r in answer.results), "missing": answer.missing}
+        body["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.timings_ms.items()}
+        body["usage"] = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+        body["meta"] = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+        return body
+
+
+class CohereV2Request(RerankRequest):
+    """As version 1, but documents never come back."""
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        self.return_documents = False
+        return super().answer(job, answer)
+
+
+class JinaRequest(RerankRequest):
+    """Documents come back unless they are not wanted."""
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        self.return_documents = self.return_documents is not False
+        return super().answer(job, answer)
+
+
+class TextsRequest(Request):
+    """Text Embeddings Inference. Scores are MaxSim's, whatever ``raw_scores`` says: no sigmoid is left of them."""
+
+    query: Text
+    texts: list[Text]
+    return_text: bool = False
+
+    def job(self, store: str | None) -> Job:
+        return Job(store, self.query, [asked(text, store) for text in self.texts])
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        return tei(job, answer.results, self.return_text)
+
+
+class VoyageRequest(Request):
+    query: Text
+    documents: list[Text]
+    model: Text | None = None
+    top_k: Count = None
+    return_documents: bool = False
+
+    def job(self, store: str | None) -> Job:
+        return Job(store, self.query, [asked(d, store) for d in self.documents])
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        data = [
+            {"index": r.place, "relevance_score": decimal(r.score)}
+            | ({"document": self.documents[r.place]} if self.return_documents else {})
+            for r in best(answer, self.top_k)
+        ]
+        return {"object": "list", "data": data, "model": answer.model, "usage": {"total_tokens": answer.tokens}}
+
+
+class InfinityRequest(Request):
+    query: Text
+    documents: list[Text]
+    model: Text | None = None
+    top_n: Count = None
+    return_documents: bool = False
+
+    def job(self, store: str | None) -> Job:
+        return Job(store, self.query, [asked(d, store) for d in self.documents])
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        results = [
+            {"relevance_score": decimal(r.score), "index": r.place}
+            | ({"document": self.documents[r.place]} if self.return_documents else {})
+            for r in best(answer, self.top_n)
+        ]
+        return {"object": "rerank", "results": results, **envelope(answer), "created": int(time.time())}
+
+
+class VllmRequest(Request):
+    query: Text
+    documents: list[Text]
+    model: Text | None = None
+    top_n: Count = None
+
+    def job(self, store: str | None) -> Job:
+        return Job(store, self.query, [asked(d, store) for d in self.documents])
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        results = [
+            {
+                "index": r.place,
+                "document": {"text": self.documents[r.place], "multi_modal": None},
+                "relevance_score": decimal(r.score),
+            }
+            for r in best(answer, self.top_n)
+        ]
+        return {"results": results, **envelope(answer)}
+
+
+class VllmScoreRequest(Request):
+    """One query, under any of the names that it goes by, and a text or several."""
+
+    text_1: Text | list[Text] | None = None
+    text_2: Text | list[Text] | None = None
+    queries: Text | list[Text] | None = None
+    documents: Text | list[Text] | None = None
+    items: Text | list[Text] | None = None
+    data_1: Text | list[Text] | None = None
+    data_2: Text | list[Text] | None = None
+    model: Text | None = None
+
+    def job(self, store: str | None) -> Job:
+        queries, documents = (
+            [name for name in names if getattr(self, name) is not None]
+            for names in (("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2"))
+        )
+        if len(queries) != 1 or len(documents) != 1:
+            raise InputError("give text_1 and text_2, queries and documents or items, or data_1 and data_2")
+        (query, *others), texts = (_listed(getattr(self, name)) for name in (queries[0], documents[0]))
+        if others:
+            raise InputError(f"{queries[0]}: one query a request is taken here, not {1 + len(others)}")
+        return Job(store, query, [asked(text, store) for text in texts])
+
+    def answer(self, job: Job, answer: Answer) -> Any:
+        scores = sorted(answer.results, key=lambda r: r.place)
+        data = [{"index": r.place, "object": "score", "score": decimal(r.score)} for r in scores]
+        return {"object": "list", "created": int(time.time()), "data": data, **envelope(answer)}
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    """Raises InputError where there is none."""
+    if not texts and isinstance(texts, list):
+        raise InputError("one of the lists is empty")
+    return [texts] if isinstance(texts, str) else texts
+
+
+def asked(document: str | DocumentIn, store: str | None) -> Asked:
+    """Raises InputError for a document that is nowhere to be had."""
+    if isinstance(document, str):
+        return Asked(None, document) if store is None else Asked(document)
+    if document.text is None and (store is None or document.id is None):
+        raise InputError("documents: one has neither an id in a store nor a text")
+    return Asked(document.id, document.text, document.first_stage_score)
+
+
+def best(answer: Answer, count: int | None) -> Sequence[Result]:
+    return answer.results[:count] if count else answer.results
+
+
+def tei(job: Job, results: Sequence[Result], return_text: bool) -> list[dict[str, Any]]:
+    found = []
+    for result in results:
+        doc = job.documents[result.place]
+        text = doc.text if doc.text is not None else doc.doc_id
+        found.append({"index": result.place, "score": decimal(result.score)} | ({"text": text} if return_text else {}))
+    return found
+
+
+def envelope(answer: Answer) -> dict[str, Any]:
+    usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    return {"id": new_id(), "model": answer.model, "usage": usage}
+
+
+def new_id() -> str:
+    return f"rr-{uuid.uuid4().hex}"

@@ -1,0 +1,69 @@
+"""The engine as asyncio asks it, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from colbert_rerank.serve.engine import BusyError, Engine
+from colbert_rerank.serve.errors import TooManyError
+from colbert_rerank.serve.jobs import DEADLINE, Answer, Job, degraded
+from colbert_rerank.serve.metrics import Metrics
+
+GRACE = 0.01  # seconds after a deadline, for what was scored by then to come back
+
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Limits:
+    body: int = 16 << 20  # bytes
+    documents: int = 10_000  # of a request
+    texts: int = 1_000  # of them, that may have to be encoded
+    refresh: float = 5.0  # seconds between two looks for a new generation
+
+
+class Service:
+    """``ready`` while it can re-rank."""
+
+    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.metrics = metrics
+        self.ready = False
+
+    async def answer(self, job: Job) -> Answer:
+        """Raises what `errors.STATUS` lists. Of a job that is late, the first stage's order."""
+        for what, count, most in (
+            ("documents", len(job.documents), self.limits.documents),
+            ("texts", len(job.texts) - 1, self.limits.texts),
+        ):
+            if count > most:
+                raise TooManyError(what, count, most)
+        try:
+            self.engine.submit(job)
+        except BusyError:
+            self.metrics.refused()
+            raise
+        left = None if job.deadline is None else max(0.0, job.deadline - time.perf_counter()) + GRACE
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(job.answer), left)
+        except asyncio.TimeoutError:
+            found = degraded(job, DEADLINE)._replace(**self.engine.known(job))
+        self.metrics.answer(job, found)
+        return found
+
+    async def aside(self, work: Callable[[_A], _R], what: _A) -> _R:
+        """What the engine's thread gives when it comes to it. Raises BusyError, and what ``work`` raises."""
+        return await asyncio.wrap_future(self.engine.aside(work, what))
+
+    async def refresh(self) -> None:
+        """Look for new generations, for ever."""
+        while True:
+            await asyncio.sleep(self.limits.refresh)
+            for store in self.engine.stores.values():
+                await asyncio.to_thread(store.refresh)

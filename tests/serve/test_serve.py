@@ -1,0 +1,149 @@
+"""`colbert-rerank serve` as a process: what it says, whom it lets in, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.terminal import invoke
+from tests.collection import documents, queries
+
+IDS = [d.doc_id for d in documents(40)]
+WAIT = 120  # seconds, on a busy machine
+
+
+class Running:
+    def __init__(self, process: subprocess.Popen[str], url: str, said: str) -> None:
+        self.process = process
+        self.host, self.port = url.removeprefix("http://").rsplit(":", 1)
+        self.said = said
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host.strip("[]"), int(self.port), timeout=WAIT)
+
+    def ask(self, body: object, path: str = "/v1/stores/real/rerank", **headers: str) -> tuple[int, Any]:
+        with closing(self.connect()) as connection:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def metrics(self) -> str:
+        with closing(self.connect()) as connection:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+
+
+@contextmanager
+def running(folder: Path, *options: str, **environment: str) -> Iterator[Running]:
+    arguments = [sys.executable, "-m", "colbert_rerank", "serve", "--store", f"real={folder}", "--port", "0", *options]
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    )
+    assert process.stderr is not None
+    said = ""
+    try:
+        for line in process.stderr:
+            said += line
+            if found := re.search(r"listening at (http://\S+?),? ", line):
+                yield Running(process, found[1], line)
+                break
+        else:
+            raise AssertionError(said)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(WAIT)
+        process.stderr.close()
+
+
+def test_it_answers_and_ends_when_it_is_told_to(folder: Path) -> None:
+    with running(folder) as service:
+        assert "no token is needed: real (40 documents)" in service.said
+        assert service.ask({"query": queries(1)[0].text, "documents": IDS})[1]["scored"] == 40
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(WAIT) == 0
+
+
+def test_what_is_under_way_is_answered_first(folder: Path) -> None:
+    """Each request encodes texts, which takes a while; SIGTERM comes in between."""
+    with running(folder) as service:
+        answers: list[int] = []
+
+        def ask() -> None:
+            answers.append(service.ask({"query": "a", "documents": ["some words " * 200] * 200}, "/rerank")[0])
+
+        asking = [threading.Thread(target=ask) for _ in range(4)]
+        for one in asking:
+            one.start()
+        metrics, deadline = "", time.monotonic() + WAIT
+        while not re.search(r"colbert_rerank_waiting [1-9]", metrics) and time.monotonic() < deadline:
+            metrics = service.metrics()
+        service.process.send_signal(signal.SIGTERM)
+        for one in asking:
+            one.join(WAIT)
+        assert answers == [200] * 4
+        assert service.process.wait(WAIT) == 0
+
+
+def test_a_connection_stays_open_for_longer_than_opensearch_keeps_it(folder: Path) -> None:
+    with running(folder) as service, closing(service.connect()) as connection:
+        for _ in range(2):
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read(), answer.will_close) == (200, b'{"status":"ok"}', False)
+            time.sleep(5.5)
+        assert connection.sock is not None
+
+
+def test_others_need_a_token(folder: Path, tmp_path: Path) -> None:
+    token = "0123456789abcdef-token"
+    (tmp_path / "tokens").write_text(f"{token}\n\nanother-token-that-is-long\n", encoding="utf-8")
+    for options, environment in (
+        (("--token-file", str(tmp_path / "tokens")), {}),
+        ((), {"COLBERT_RERANK_TOKEN": token}),
+    ):
+        with running(folder, "--host", "0.0.0.0", *options, **environment) as service:
+            assert "a token is needed" in service.said
+            body = {"query": "tides", "documents": IDS[:2]}
+            assert service.ask(body)[0] == 401
+            assert service.ask(body, authorization=f"Bearer {token}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--store", "real"), "expected NAME=DIR"),
+        (("--store", "a/b=x"), "part of a URL"),
+        (("--store", "real=x", "--store", "real=y"), "is named twice"),
+        (("--store", "real=x", "--host", "0.0.0.0"), "Set a token"),
+        (("--store", "real=x", "--host", "no.such.host.invalid", "--no-auth"), "cannot listen at no.such.host.invalid"),
+        (("--store", "real=x", "--token-file", "EMPTY"), "there is no token in it"),
+        (("--store", "real=x"), "no store here"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (tmp_path / "EMPTY").touch()
+    given = [str(tmp_path / "EMPTY") if a == "EMPTY" else a.replace("=x", f"={tmp_path / 'x'}") for a in arguments]
+    refused = invoke("serve", *given, "--port", "0")
+    assert (refused.status in (1, 2), said in refused.err) == (True, True), refused.err
+    assert len(refused.err.strip().splitlines()) == 1
+
+
+def test_a_port_that_is_taken(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = invoke("serve", "--store", f"real={folder}", "--port", str(taken.getsockname()[1]))
+    assert (refused.status, "cannot listen at 127.0.0.1, port" in refused.err) == (2, True)
