@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import PlainTextResponse
 
 import colbert_rerank
 from colbert_rerank.serve.dialects import Text
@@ -39,7 +40,7 @@ def about(service: Service) -> APIRouter:
             raise NotReadyError
         return json_answer({"status": "ok"})
 
-    @router.get("/metrics", tags=["about"])
+    @router.get("/metrics", tags=["about"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
