@@ -23,6 +23,7 @@ COMMANDS = {
     "sync": ("ingest.cli.sync", "sync"),
     "rerank": ("colbert_rerank.cli.rerank", "rerank"),
     "run": ("colbert_rerank.cli.run", "run"),
+    "explain": ("colbert_rerank.cli.explain", "explain"),
     "eval": ("colbert_rerank.cli.evaluate", "evaluate"),
     "serve": ("colbert_rerank.cli.serve", "serve"),
     "model": ("colbert_rerank.cli.model", "model"),

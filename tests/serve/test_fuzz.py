@@ -11,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
@@ -48,7 +49,7 @@ def test_what_the_schema_says(folder: Path) -> None:
     """Each route answers as it says that it may, whether or not it was asked as it says that it has to be."""
     with running(folder) as service:
         schema = schemathesis.openapi.from_url(f"http://{service.host}:{service.port}/openapi.json")
-        routes = [result.ok() for result in schema.get_all_operations()]
+        routes = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
         assert len(routes) == 2 * len(DIALECTS) + 7
         for route in routes:
             for mode in GenerationMode if route.method == "post" else [GenerationMode.POSITIVE]:
