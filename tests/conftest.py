@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(item.get_closest_marker("triton") for item in items) and not _has_gpu():
         _mend_interpreter()
     if config.getoption("--no-server"):
+        left_out["--no-server: {} tests that need a browser were left out"] = _deselect(config, items, "browser")
         left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
     elif os.environ.get("OPENSEARCH_URL"):
         # Where a server is given, the machine need not be able to start one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,24 @@ import click
 
 from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.opening import open_store, residency_options, verify_option
-from colbert_rerank.cli.options import FILE, StoreModelOptions, store_model_options
+from colbert_rerank.cli.options import (
+    FILE,
+    OpenSearchOptions,
+    StoreModelOptions,
+    opensearch_options,
+    store_model_options,
+)
 from colbert_rerank.cli.output import output_options, say
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
     from colbert_rerank.encoder import Encoder
     from colbert_rerank.serve.auth import Tokens
     from colbert_rerank.serve.stores import ServedStore
+    from colbert_rerank.store import Store
+    from colbert_rerank.types import Candidates
 
 TOKEN = "COLBERT_RERANK_TOKEN"
 
@@ -71,6 +82,7 @@ _service, _limits = section("Service"), section("Limits")
     show_default=True,
     help="Requests are encoded together up to so many tokens.",
 )
+@opensearch_options
 @store_model_options
 @verify_option
 @residency_options("auto")
@@ -88,6 +100,7 @@ def serve(
     max_texts: int,
     waiting: int,
     batch_tokens: int,
+    server: OpenSearchOptions,
     model: StoreModelOptions,
     verify: str,
     **residency: Any,
@@ -112,7 +125,7 @@ def serve(
     from colbert_rerank.serve.service import Limits
 
     with listen(host, port) as listening:  # before the model is loaded, which takes a while
-        served, metrics = _open(folders, model, verify, residency), Metrics()
+        served, metrics = _open(folders, model, server, verify, residency), Metrics()
         engine = Engine(
             served,
             next(iter(served.values())).reranker.encoder,
@@ -159,12 +172,17 @@ def _tokens(file: Path | None) -> Tokens:
 
 
 def _open(
-    folders: dict[str, Path], model: StoreModelOptions, verify: str, residency: dict[str, Any]
+    folders: dict[str, Path],
+    model: StoreModelOptions,
+    server: OpenSearchOptions,
+    verify: str,
+    residency: dict[str, Any],
 ) -> dict[str, ServedStore]:
     """Stores of the same model share its encoder."""
     from colbert_rerank import identity
     from colbert_rerank.serve.stores import ServedStore
 
+    client = server.connect() if server.opensearch else None
     encoders: dict[str, Encoder] = {}
     served = {}
     for name, folder in folders.items():
@@ -172,5 +190,29 @@ def _open(
         made_with = repr(identity.made_with(store.manifest))
         if made_with not in encoders:
             encoders[made_with] = model.load(store)
-        served[name] = ServedStore(name, store, encoders[made_with], residency)
+        first_stage = partial(_with_candidates, client)
+        served[name] = ServedStore(name, store, encoders[made_with], residency, first_stage)
     return served
+
+
+def _with_candidates(client: OpenSearch | None, store: Store) -> tuple[Store, Candidates | None]:
+    """A store with the first stage that it was made for, where that is at hand: only searches by text need it."""
+    from colbert_rerank.binding import check_origin, index_name
+    from colbert_rerank.candidates.bm25 import open_beside
+    from colbert_rerank.candidates.opensearch import OpenSearchCandidates
+    from colbert_rerank.errors import StoreError
+    from colbert_rerank.types import BM25, QUALIFIED
+
+    origin = store.manifest.origin
+    if origin is None or origin.kind == BM25:
+        try:
+            return open_beside(store)
+        except StoreError:  # none was made, or it is behind
+            return store, None
+    index = index_name(store.manifest)
+    if client is None or index is None:
+        return store, None
+    fields, qualified = store.manifest.recipe.fields, origin.kind == QUALIFIED
+    candidates = OpenSearchCandidates(client, index, fields=fields, qualified_ids=qualified)
+    check_origin(store, candidates)
+    return store, candidates

@@ -16,6 +16,7 @@ from colbert_rerank.serve.auth import Tokens
 from colbert_rerank.serve.engine import Engine
 from colbert_rerank.serve.errors import STATUS, answer_of, refusal
 from colbert_rerank.serve.gate import IN_STORE, Gate
+from colbert_rerank.serve.look import look
 from colbert_rerank.serve.metrics import Metrics
 from colbert_rerank.serve.routes import reranking
 from colbert_rerank.serve.service import Limits, Service
@@ -47,6 +48,7 @@ def create_app(engine: Engine, metrics: Metrics, tokens: Tokens, limits: Limits)
     app.include_router(reranking(service))
     app.include_router(reranking(service, in_store=True), prefix=IN_STORE)
     app.include_router(about(service))
+    app.include_router(look(service))
 
     app.add_middleware(Gate, tokens=tokens, most=limits.body, metrics=metrics)
     for kind in STATUS:

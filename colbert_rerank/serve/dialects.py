@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -103,7 +103,7 @@ class RerankRequest(Request):
             body |= {"store": job.store, "store_generation": answer.generation}
         body |= {"status": answer.status, **({"reason": answer.reason} if answer.reason else {})}
         body |= {"scored": sum(r.source != "first_stage" for r in answer.results), "missing": answer.missing}
-        body["timings_ms"] = {stage: round(ms, 3) for stage, ms in answer.timings_ms.items()}
+        body["timings_ms"] = rounded(answer.timings_ms)
         body["usage"] = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
         body["meta"] = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
         return body
@@ -255,6 +255,10 @@ def tei(job: Job, results: Sequence[Result], return_text: bool) -> list[dict[str
         text = doc.text if doc.text is not None else doc.doc_id
         found.append({"index": result.place, "score": decimal(result.score)} | ({"text": text} if return_text else {}))
     return found
+
+
+def rounded(timings_ms: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(ms, 3) for stage, ms in timings_ms.items()}
 
 
 def envelope(answer: Answer) -> dict[str, Any]:

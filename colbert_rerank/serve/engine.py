@@ -174,11 +174,13 @@ class Engine:
 
     def ranker(self, store: str | None) -> Ranker:
         """What scores now, for a store by its name. Raises UnknownStoreError."""
-        if store is None:
-            return self.texts
+        return self.texts if store is None else self.served(store).reranker
+
+    def served(self, store: str) -> ServedStore:
+        """Raises UnknownStoreError."""
         if store not in self.stores:
             raise UnknownStoreError(f"no store is called {store!r} here; there are {', '.join(map(repr, self.stores))}")
-        return self.stores[store].reranker
+        return self.stores[store]
 
 
 class _Run:

@@ -55,7 +55,7 @@ def test_requests_that_wait_are_encoded_together_and_their_answers_are_the_same(
     own: ServedStore, reranker: Reranker
 ) -> None:
     held, batches = Held(reranker), list[Batch]()
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     asked = queries(12)
     with Engine({"real": own}, reranker.encoder, observe=batches.append) as engine:
         engine.submit(first := job())
@@ -75,7 +75,7 @@ def test_requests_that_wait_are_encoded_together_and_their_answers_are_the_same(
 
 def test_a_batch_has_a_bound_in_tokens(own: ServedStore, reranker: Reranker) -> None:
     held, batches = Held(reranker), list[Batch]()
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with Engine({"real": own}, reranker.encoder, batch_tokens=25, observe=batches.append) as engine:
         engine.submit(first := job())
         assert held.entered.wait(30)
@@ -90,7 +90,7 @@ def test_a_batch_has_a_bound_in_tokens(own: ServedStore, reranker: Reranker) -> 
 
 def test_what_is_given_up_is_not_done(own: ServedStore, reranker: Reranker) -> None:
     held, batches = Held(reranker), list[Batch]()
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with Engine({"real": own}, reranker.encoder, observe=batches.append) as engine:
         engine.submit(job())
         assert held.entered.wait(30)
@@ -102,7 +102,7 @@ def test_what_is_given_up_is_not_done(own: ServedStore, reranker: Reranker) -> N
 
 def test_too_many_are_told_to_come_again_and_all_others_are_answered(own: ServedStore, reranker: Reranker) -> None:
     held = Held(reranker)
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with Engine({"real": own}, reranker.encoder, waiting=3) as engine:
         engine.submit(first := job())
         assert held.entered.wait(30)
@@ -122,7 +122,7 @@ def test_too_many_are_told_to_come_again_and_all_others_are_answered(own: Served
 
 def test_over_http_that_is_429_with_a_time_to_wait(own: ServedStore, reranker: Reranker) -> None:
     held = Held(reranker)
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with client_of(own) as client, ThreadPoolExecutor(300) as pool:
         body = {"query": "tides", "documents": IDS[:3]}
         asked = [pool.submit(client.post, "/v1/stores/real/rerank", json=body) for _ in range(300)]
@@ -146,7 +146,7 @@ def test_one_bad_query_spoils_no_other(own: ServedStore, reranker: Reranker, mon
     original = Encoder.encode_query_tokens
     monkeypatch.setattr(Encoder, "encode_query_tokens", encode)
     held = Held(reranker)
-    own.reranker = held  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with Engine({"real": own}, reranker.encoder) as engine:
         engine.submit(job())
         assert held.entered.wait(30)

@@ -50,7 +50,7 @@ def test_what_the_schema_says(folder: Path) -> None:
     with running(folder) as service:
         schema = schemathesis.openapi.from_url(f"http://{service.host}:{service.port}/openapi.json")
         routes = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
-        assert len(routes) == 2 * len(DIALECTS) + 7
+        assert len(routes) == 2 * len(DIALECTS) + 9
         for route in routes:
             for mode in GenerationMode if route.method == "post" else [GenerationMode.POSITIVE]:
                 check_route(route, mode)

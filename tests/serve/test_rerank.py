@@ -157,7 +157,7 @@ def test_at_the_deadline_the_best_of_the_first_stage_are_scored(
 ) -> None:
     monkeypatch.setattr("colbert_rerank.serve.engine.DOCUMENTS_AT_ONCE", 10)
     monkeypatch.setattr("colbert_rerank.serve.service.GRACE", 5.0)
-    own.reranker = Slow(reranker, 0.2)  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=Slow(reranker, 0.2))  # type: ignore[arg-type]
     with client_of(own) as client:
         answer = client.post(PATH, json={"query": QUERY, "documents": IDS, "deadline_ms": 300})
         found = answer.json()
@@ -172,7 +172,7 @@ def test_at_the_deadline_the_best_of_the_first_stage_are_scored(
 
 
 def test_who_waits_for_others_is_answered_at_the_deadline_all_the_same(own: ServedStore, reranker: Reranker) -> None:
-    own.reranker = Slow(reranker, 1.5)  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=Slow(reranker, 1.5))  # type: ignore[arg-type]
     with client_of(own) as client:
         start = time.perf_counter()
         answer = client.post(PATH, json={"query": QUERY, "documents": IDS, "deadline_ms": 100})
@@ -189,7 +189,7 @@ def test_what_fails_is_first_stage_order_and_says_so(
         def score(self, *arguments: Any) -> Any:
             raise StoreCorruptError("/secret/folder: a block is damaged")
 
-    own.reranker = Broken(reranker, 0)  # type: ignore[assignment]
+    own.current = own.current._replace(reranker=Broken(reranker, 0))  # type: ignore[arg-type]
     with client_of(own) as client:
         answer = client.post(PATH, json={"query": QUERY, "documents": IDS})
         metrics = client.get("/metrics").text
