@@ -14,7 +14,7 @@ import numpy.typing as npt
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import InputError
 from colbert_rerank.recipe import content_hash
-from colbert_rerank.rerank import Reranker, check_text
+from colbert_rerank.rerank import Reranker, check_text, rounded_score
 from colbert_rerank.types import Query
 
 CHANGED = "the text has changed since it was encoded"
@@ -64,7 +64,7 @@ def explain(reranker: Reranker, query: str, doc_id: str, text: str | None) -> Ex
         Match(name, row, float(similarities[i, row])) for i, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
     found = document_tokens(reranker, doc_id, text, len(matrix))
-    return Explanation(score, matches, *((None, found) if isinstance(found, str) else (found,)))
+    return Explanation(rounded_score(score), matches, *((None, found) if isinstance(found, str) else (found,)))
 
 
 def similarity(Q: npt.NDArray[np.float32], D: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ from colbert_rerank.errors import InputError
 from colbert_rerank.explanation import CHANGED, NO_TEXT, NOT_ITS, POOLED, explain, similarity
 from colbert_rerank.maxsim import reference
 from colbert_rerank.recipe import Recipe
-from colbert_rerank.rerank import Reranker, rounded_score
+from colbert_rerank.rerank import Reranker
 from colbert_rerank.store import Store
 from tests.cli.terminal import invoke
 from tests.collection import RECIPE, documents, ingested, queries
@@ -38,7 +38,7 @@ def test_it_adds_up_to_the_score(reranker: Reranker) -> None:
         for query in queries(3):
             found = explain(reranker, query.text, doc.doc_id, RECIPE.text(doc.fields))
             (ranked,) = reranker.rerank(query.text, [(doc.doc_id, 0.0)])
-            assert rounded_score(found.score) == ranked.score
+            assert found.score == ranked.score
             assert sum(match.similarity for match in found.matches) == pytest.approx(found.score, abs=1e-4)
 
 
