@@ -10,20 +10,14 @@ this machine has what a node needs (exit status 3: no Java 21 or newer, 4: no Ma
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TypeVar
+from types import FrameType
 
 if not __package__:  # run as a script: the package is found from the repository root
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -40,42 +34,13 @@ from tests.server.layout import (
     lay_out,
     layout_folder,
 )
-from tests.server.rest import call
+from tests.server.process import LOG4J, Launch, Node, NodeFailedError
 
 __all__ = ["NodeFailedError", "OpenSearchNode", "ServerMissingError", "find_java", "lay_out"]
 
-NodeT = TypeVar("NodeT", bound="OpenSearchNode")
 
-_LOG4J = """\
-status = error
-appender.console.type = Console
-appender.console.name = console
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = [%d{ISO8601}][%-5p][%-25c{1.}] %marker%m%n
-rootLogger.level = info
-rootLogger.appenderRef.console.ref = console
-"""
-
-# Runs as a short Python program that asks the kernel to end the process with its parent and then becomes Java, so a
-# killed test run leaves no node behind. (subprocess's preexec_fn would do, but warns where threads are running.)
-_DIE_WITH_PARENT = """\
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-class NodeFailedError(RuntimeError):
-    """OpenSearch did not start; the message ends with its log."""
-
-
-class OpenSearchNode:
-    """One node, bound to 127.0.0.1, that lives as long as the ``with`` block and not longer than this process.
-
-    Start it in the main thread: the kernel ends it with the thread that started it.
+class OpenSearchNode(Node):
+    """A `Node` of OpenSearch.
 
     Args:
         heap: Java's heap, as in ``-Xmx``.
@@ -85,14 +50,10 @@ class OpenSearchNode:
         data: where the indices lie; by default in a temporary folder that goes with the node.
         quick_start: Java options of a node that is young all its life; without them it is as fast as in production.
         timeout: seconds to wait for the node to answer.
-
-    Raises:
-        ServerMissingError: no Java, no Maven, or nothing to download from.
-        NodeFailedError: OpenSearch exits, or does not answer in time.
     """
 
+    product = "OpenSearch"
     version = VERSION
-    scheme = "http"
 
     def __init__(
         self,
@@ -105,76 +66,32 @@ class OpenSearchNode:
         quick_start: bool = True,
         timeout: float = 180.0,
     ) -> None:
-        self.url = ""
+        super().__init__(timeout=timeout)
         self._heap = heap
         self._port = port
         self._settings = dict(settings or {})
         self._plugins = list(plugins)
         self._data = data
         self._quick_start = quick_start
-        self._timeout = timeout
-        self._work: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self: NodeT) -> NodeT:
-        java_home = find_java()
+    def _fetch(self) -> None:
+        self._lay_out()
+
+    def _prepare(self, java_home: Path, work: Path) -> Launch:
         server, plugins = self._lay_out()
         class_path = [str(server / "lib" / "*")]
         if lacks_locale_data(java_home):
             class_path += sorted(str(jar) for jar in lay_out("icu").glob("*.jar"))
-        self._work = Path(tempfile.mkdtemp(prefix="opensearch-node-")).resolve()
-        try:
-            home = self._make_home(server, plugins)
-            self._start(self._command(java_home, server, home, class_path), home)
-            self._await_health(home)
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the node and remove its temporary folder. May be called twice."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-        if self._work is not None:
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._work = None
-
-    def kill(self) -> None:
-        """End the node as a crash or a power cut would: it can do nothing more."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def log_tail(self, characters: int = 4000) -> str:
-        """The end of the node's log."""
-        if self._work is None or not (self._work / "node.log").is_file():
-            return "(no log)"
-        return (self._work / "node.log").read_text(encoding="utf-8", errors="replace")[-characters:]
+        home = self._make_home(server, plugins, work / "home")
+        return Launch(self._command(java_home, server, home, class_path), home, {})
 
     def _lay_out(self) -> tuple[Path, list[Path]]:
         """The unpacked server and the plugins to load."""
         server = lay_out("server") / f"opensearch-{VERSION}"
         return server, [lay_out("plugins") / name for name in self._plugins]
 
-    def _make_home(self, server: Path, plugins: Sequence[Path]) -> Path:
+    def _make_home(self, server: Path, plugins: Sequence[Path], home: Path) -> Path:
         """A path.home of its own made of links, so that one unpacked server serves many nodes."""
-        assert self._work is not None
-        home = self._work / "home"
         for name in ("config", "plugins", "logs", "data", "tmp"):
             (home / name).mkdir(parents=True)
         for name in ("lib", "modules", "agent", "bin"):
@@ -199,7 +116,7 @@ class OpenSearchNode:
         }
         lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items())
         (home / "config" / "opensearch.yml").write_text(lines, encoding="utf-8")
-        (home / "config" / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
+        (home / "config" / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
         return home
 
     def _command(self, java_home: Path, server: Path, home: Path, class_path: Sequence[str]) -> list[str]:
@@ -232,35 +149,6 @@ class OpenSearchNode:
             options += ["-Djna.nounpack=true", f"-Djna.boot.library.path={home / 'tmp'}"]
         java = str(java_home / "bin" / "java")
         return [java, *options, "-cp", os.pathsep.join(class_path), "org.opensearch.bootstrap.OpenSearch"]
-
-    def _start(self, command: Sequence[str], home: Path) -> None:
-        env = {name: value for name, value in os.environ.items() if name not in ("JAVA_TOOL_OPTIONS", "CLASSPATH")}
-        shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
-        with (home.parent / "node.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*shim, *command],
-                cwd=home,
-                env={**env, "LC_ALL": "C.UTF-8"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def _await_health(self, home: Path) -> None:
-        ports = home / "logs" / "http.ports"
-        deadline = time.monotonic() + self._timeout
-        while self.is_running() and time.monotonic() < deadline:
-            if ports.is_file() and ports.read_text(encoding="utf-8").strip():
-                self.url = f"{self.scheme}://{ports.read_text(encoding='utf-8').split()[0]}"
-                with contextlib.suppress(OSError):  # not up yet
-                    if self._is_healthy():
-                        return
-            time.sleep(0.1)
-        what = f"gave no answer in {self._timeout:g} s" if self.is_running() else "exited while starting"
-        raise NodeFailedError(f"OpenSearch {self.version} {what}. The end of its log:\n{self.log_tail()}")
-
-    def _is_healthy(self) -> bool:
-        return call(self.url, "GET", "/_cluster/health?wait_for_status=yellow&timeout=5s", timeout=10).status == 200
 
 
 def check() -> int:

@@ -63,8 +63,8 @@ class SecuredNode(OpenSearchNode):
         folder = lay_out("secured", finish=_complete)
         return folder / f"opensearch-{SECURED_VERSION}", [folder / "opensearch-security"]
 
-    def _make_home(self, server: Path, plugins: Sequence[Path]) -> Path:
-        home = super()._make_home(server, plugins)
+    def _make_home(self, server: Path, plugins: Sequence[Path], home: Path) -> Path:
+        super()._make_home(server, plugins, home)
         self.ca_file = make_certificates(home / "config").ca
         shutil.copytree(plugins[0] / "config", home / "config" / "opensearch-security")
         return home
