@@ -1,7 +1,8 @@
-"""Where an OpenSearch cluster is and how to log in."""
+"""Where an OpenSearch or Elasticsearch cluster is and how to log in."""
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -12,14 +13,15 @@ from urllib.parse import unquote, urlsplit
 from colbert_rerank.errors import UsageError
 
 _NO_HOST = re.compile(r"[\s%<>\"{}|^`\\]")
-ENVIRONMENT = "COLBERT_RERANK_OPENSEARCH_"
+OPENSEARCH, ELASTICSEARCH = "OpenSearch", "Elasticsearch"
 
 
 @dataclass(frozen=True)
 class Connection:
     """Where a cluster is and how to log in. Secrets are shown neither by ``repr`` nor in any error.
 
-    A user and password in the URL are split off it. ``timeout`` is in seconds, for one request. Raises ``UsageError``.
+    A user and password in the URL are split off it. ``timeout`` is in seconds, for one request. ``server`` is
+    `OPENSEARCH` or `ELASTICSEARCH`. Raises ``UsageError``.
     """
 
     url: str
@@ -31,9 +33,10 @@ class Connection:
     verify: bool = True
     aws_region: str = ""
     timeout: float = 60.0
+    server: str = OPENSEARCH
 
     def __post_init__(self) -> None:
-        url, user, password = split_url(self.url)
+        url, user, password = split_url(self.url, self.server)
         object.__setattr__(self, "url", url)  # the dataclass is frozen for everyone else
         if user or password:
             if self.user and self.user != user:
@@ -53,7 +56,8 @@ class Connection:
             raise UsageError(f"{url}: {' and '.join(given)} were given; choose one way to log in")
         if self.user and not self.password:
             raise UsageError(
-                f"{url}: the user {self.user!r} without a password; set {ENVIRONMENT}PASSWORD, or give it in a file"
+                f"{url}: the user {self.user!r} without a password; set {environment(self.server)}PASSWORD, or give "
+                "it in a file"
             )
         for secret in (self.user, self.password, self.api_key, self.bearer):
             if any(ord(character) < 32 for character in secret):
@@ -64,6 +68,18 @@ class Connection:
             raise UsageError(f"{url}: no CA certificate at {self.ca_file}")
         if not self.timeout > 0:
             raise UsageError(f"{url}: the timeout must be more than 0 seconds, not {self.timeout}")
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name; empty where nothing is to be sent, or requests are signed."""
+        if self.api_key:
+            return f"ApiKey {self.api_key}"
+        if self.bearer:
+            return f"Bearer {self.bearer}"
+        if self.user:
+            # As UTF-8, which the servers expect; their libraries would write Latin-1.
+            return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
+        return ""
 
     @classmethod
     def from_environment(
@@ -78,46 +94,55 @@ class Connection:
         verify: bool = True,
         aws_region: str = "",
         timeout: float = 60.0,
+        server: str = OPENSEARCH,
         environ: Mapping[str, str] = os.environ,
     ) -> Connection:
         """The same, with secrets from files (their last line break is left off) or else from the environment.
 
-        The variables are ``COLBERT_RERANK_OPENSEARCH_`` + ``USER``, ``PASSWORD``, ``API_KEY``, ``TOKEN``. An explicit
+        The variables are ``COLBERT_RERANK_OPENSEARCH_`` (or ``ELASTICSEARCH_``, by ``server``) + ``USER``,
+        ``PASSWORD``, ``API_KEY``, ``TOKEN``. An explicit
         way to log in (an argument, a file, a user in the URL) leaves the variables of the other ways aside.
         """
-        _, user_in_url, password_in_url = split_url(url)
+        _, user_in_url, password_in_url = split_url(url, server)
+        prefix = environment(server)
         explicit = bool(user or password_file or api_key_file or token_file or aws_region or user_in_url)
         basic = not explicit or bool(user or password_file or user_in_url)
         if basic and not user_in_url:
-            user = user or environ.get(ENVIRONMENT + "USER", "")
+            user = user or environ.get(prefix + "USER", "")
         password = _read_secret(password_file)
         if basic and (user or user_in_url) and not (password or password_in_url):
-            password = environ.get(ENVIRONMENT + "PASSWORD", "")
+            password = environ.get(prefix + "PASSWORD", "")
         return cls(
             url=url,
             user=user,
             password=password,
-            api_key=_read_secret(api_key_file) or ("" if explicit else environ.get(ENVIRONMENT + "API_KEY", "")),
-            bearer=_read_secret(token_file) or ("" if explicit else environ.get(ENVIRONMENT + "TOKEN", "")),
+            api_key=_read_secret(api_key_file) or ("" if explicit else environ.get(prefix + "API_KEY", "")),
+            bearer=_read_secret(token_file) or ("" if explicit else environ.get(prefix + "TOKEN", "")),
             ca_file=str(ca_file),
             verify=verify,
             aws_region=aws_region,
             timeout=timeout,
+            server=server,
         )
 
 
-def split_url(url: str) -> tuple[str, str, str]:
+def environment(server: str) -> str:
+    """How the variables of a server's secrets begin."""
+    return f"COLBERT_RERANK_{server.upper()}_"
+
+
+def split_url(url: str, server: str = OPENSEARCH) -> tuple[str, str, str]:
     """URL without user and password, user, password."""
     example = "write it like https://localhost:9200"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # its message could show a password
-        raise UsageError(f"the OpenSearch URL cannot be read; {example}, special characters percent-encoded") from None
+        raise UsageError(f"the {server} URL cannot be read; {example}, special characters percent-encoded") from None
     if parts.scheme not in ("http", "https") or not host or _NO_HOST.search(host):
-        raise UsageError(f"the OpenSearch URL must begin with http:// or https:// and name a host; {example}")
+        raise UsageError(f"the {server} URL must begin with http:// or https:// and name a host; {example}")
     if parts.query or parts.fragment:
-        raise UsageError(f"the OpenSearch URL must end before any ? or #; {example}")
+        raise UsageError(f"the {server} URL must end before any ? or #; {example}")
     address = f"[{host}]" if ":" in host else host
     clean = f"{parts.scheme}://{address}" + (f":{port}" if port else "") + parts.path.rstrip("/")
     return clean, unquote(parts.username or ""), unquote(parts.password or "")

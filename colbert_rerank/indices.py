@@ -31,11 +31,16 @@ def resolve_index(client: opensearchpy.OpenSearch, name: str) -> list[IndexInfo]
 
     Raises ``IndexNotFoundError``; ``OpenSearchAuthError`` where the user lacks ``indices:admin/get``.
     """
-    _check_name(name)
+    check_name(name)
     with translated(client, index=name):
         answer = with_retry(lambda: client.indices.get(index=name))
     if not answer:
         raise _not_found(client, name)
+    return infos_of(answer)
+
+
+def infos_of(answer: Mapping[str, Any]) -> list[IndexInfo]:
+    """The indices in a server's answer about them, by name."""
     return [
         IndexInfo(
             concrete,
@@ -77,10 +82,10 @@ def window_of(info: IndexInfo) -> int:
     return int(info.settings.get("max_result_window", 10_000))
 
 
-def origin_of(indices: Sequence[IndexInfo], *, qualified: bool = False) -> Origin:
+def origin_of(indices: Sequence[IndexInfo], *, qualified: bool = False, kind: str = OPENSEARCH) -> Origin:
     """What a store records to know these indices again; several are joined by commas, in name order."""
     return Origin(
-        QUALIFIED if qualified else OPENSEARCH, ",".join(i.name for i in indices), ",".join(i.uuid for i in indices)
+        QUALIFIED if qualified else kind, ",".join(i.name for i in indices), ",".join(i.uuid for i in indices)
     )
 
 
@@ -102,7 +107,8 @@ def _uuids(client: opensearchpy.OpenSearch, name: str) -> dict[str, str]:
     return {}  # nothing to search, so nothing was refused: a pattern without indices
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises UsageError for a name of all indices."""
     if not name or name in ("*", "_all"):
         raise UsageError(f"name an index (or an alias), not {name!r}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +12,11 @@ from urllib.parse import urlsplit
 import opensearchpy
 
 from colbert_rerank.connection import Connection
-from colbert_rerank.errors import (
-    IndexNotFoundError,
-    MissingDependencyError,
-    OpenSearchAuthError,
-    OpenSearchError,
-    OpenSearchUnreachableError,
-)
+from colbert_rerank.errors import MissingDependencyError, OpenSearchAuthError, OpenSearchError
 from colbert_rerank.retry import BUSY_STATUS, parse_retry_after, with_retry
+from colbert_rerank.server_errors import error_reason, first_line, no_answer, not_json, out_of_reach, refused, untrusted
 
 LOWEST_VERSION = (2, 11)
-
-# What OpenSSL, by its version, calls an answer that is not TLS.
-_PLAIN_HTTP = re.compile("wrong.version.number|record.layer.failure", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +92,8 @@ def connect(connection: Connection, *, pool_size: int = 16) -> opensearchpy.Open
     secure = parts.scheme == "https"
     headers: dict[str, str] = {}
     options: dict[str, Any] = {}
-    if connection.api_key:
-        headers["authorization"] = f"ApiKey {connection.api_key}"
-    elif connection.bearer:
-        headers["authorization"] = f"Bearer {connection.bearer}"
-    elif connection.user:
-        # As UTF-8, which OpenSearch expects; the library would write Latin-1.
-        pair = f"{connection.user}:{connection.password}".encode()
-        headers["authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
+    if connection.authorization:
+        headers["authorization"] = connection.authorization
     elif connection.aws_region:
         options["http_auth"] = _aws_signer(connection)
     if secure:
@@ -191,7 +176,7 @@ def translated(client: opensearchpy.OpenSearch, *, index: str = "") -> Iterator[
         anonymous = error.status_code == 401 and _is_anonymous(client)
         raise translate(error, server_url(client), index, anonymous=anonymous) from error
     except opensearchpy.SerializationError as error:
-        raise OpenSearchError(f"{server_url(client)} answered something that is not JSON; check the URL") from error
+        raise not_json(server_url(client)) from error
 
 
 def _is_anonymous(client: opensearchpy.OpenSearch) -> bool:
@@ -204,36 +189,17 @@ def translate(
     error: opensearchpy.TransportError, url: str, index: str = "", *, anonymous: bool = False
 ) -> OpenSearchError:
     """The error of ours for one of opensearch-py's."""
-    at = f"{url}, index {index!r}" if index else url
     if isinstance(error, opensearchpy.SSLError):
-        if _PLAIN_HTTP.search(str(error.error)):
-            return OpenSearchUnreachableError(f"{url}: no TLS is spoken there; write http://")
-        return OpenSearchUnreachableError(
-            f"{url}: no trusted TLS connection ({_first_line(error.error)}); give the certificate authority that "
-            "signed the server's certificate as CA file, and the host name that the certificate is made for"
-        )
+        return untrusted(url, error.error)
     if isinstance(error, opensearchpy.ConnectionTimeout):
-        return OpenSearchUnreachableError(f"{url}: no answer in time; raise the timeout, or look at the server's load")
+        return no_answer(url)
     if isinstance(error, opensearchpy.ConnectionError):
         if type(error.info).__module__.startswith("botocore"):  # from where requests are signed
-            return OpenSearchAuthError(f"{url}: the request could not be signed: {_first_line(error.error)}")
-        hint = "if it speaks TLS, write https://" if url.startswith("http://") else "if it speaks no TLS, write http://"
-        return OpenSearchUnreachableError(
-            f"{url}: cannot reach OpenSearch ({_first_line(error.error)}); check that it runs and that the URL is "
-            f"right ({hint})"
-        )
-    status, kind, reason = int(error.status_code), _error_type(error), _reason(error)
-    if status == 401 and anonymous:
-        return OpenSearchAuthError(
-            f"{url}: OpenSearch wants credentials (401) and got none; give a user and password, an API key or a token"
-        )
-    if status == 401:
-        return OpenSearchAuthError(f"{url}: OpenSearch does not accept these credentials (401); check user and secret")
-    if status == 403 and kind != "cluster_block_exception":
-        return OpenSearchAuthError(f"{at}: these credentials do not permit it (403 {reason})")
-    if kind == "index_not_found_exception":
-        return IndexNotFoundError(f"{at}: there is no such index; check its name, or ingest documents first")
-    return OpenSearchError(f"{at}: OpenSearch answered {status} {kind}: {reason}".replace(f"{kind}: {kind}", kind))
+            return OpenSearchAuthError(f"{url}: the request could not be signed: {first_line(error.error)}")
+        return out_of_reach(url, "OpenSearch", error.error)
+    return refused(
+        url, index, "OpenSearch", int(error.status_code), first_line(error.error), _reason(error), anonymous=anonymous
+    )
 
 
 def _aws_signer(connection: Connection) -> Any:
@@ -256,32 +222,6 @@ def _version(number: str) -> tuple[int, ...]:
     return (int(match[1]), int(match[2])) if match else LOWEST_VERSION
 
 
-def _error_type(error: opensearchpy.TransportError) -> str:
-    return _first_line(error.error)
-
-
 def _reason(error: opensearchpy.TransportError) -> str:
     """The deepest reason that the server gave, else the beginning of its answer."""
-    return error_reason(error.info.get("error")) if isinstance(error.info, dict) else _first_line(error.error)
-
-
-def error_reason(error: object) -> str:
-    """The reasons inside an OpenSearch error object, outermost first, without repetition."""
-    reasons: list[str] = []
-    while isinstance(error, Mapping):
-        reason = _first_line(error.get("reason"))
-        if reason and reason not in reasons:
-            reasons.append(reason)
-        inner = error.get("caused_by")
-        if inner is None and (failed := error.get("failed_shards")):
-            inner = failed[0].get("reason")
-        error = inner
-    if isinstance(error, str):
-        reasons.append(_first_line(error))
-    return "; ".join(reasons)
-
-
-def _first_line(text: object) -> str:
-    lines = str(text or "").strip().splitlines()
-    line = lines[0] if lines else ""
-    return line if len(line) <= 300 else f"{line[:145]} ... {line[-145:]}"  # what is wrong often stands at the end
+    return error_reason(error.info.get("error")) if isinstance(error.info, dict) else first_line(error.error)

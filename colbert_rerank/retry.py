@@ -1,4 +1,4 @@
-"""Asking again, a bounded number of times, where OpenSearch is busy or away."""
+"""Asking again, a bounded number of times, where a search server is busy or away."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ class Retry(NamedTuple):
     cap: float
 
 
+class Passing(NamedTuple):
+    """Trouble that may pass: a server is busy, or ``unreachable``. ``retry_after`` is in seconds, as it asked."""
+
+    status: int | str
+    unreachable: bool
+    retry_after: float | None = None
+
+
 READ = Retry(attempts=5, base=0.2, cap=5.0)
 WRITE = Retry(attempts=9, base=0.5, cap=30.0)  # about a minute: a node that restarts is back by then
 
@@ -37,34 +45,46 @@ def with_retry(
     *,
     pause: Callable[[float], object] = time.sleep,
     unreachable: bool = True,
+    passing: Callable[[Exception], Passing | None] | None = None,
 ) -> _T:
-    """Call ``action``; where OpenSearch is busy (429, 502, 503, 504) or cannot be reached, pause and call it again.
+    """Call ``action``; where the server is busy (429, 502, 503, 504) or cannot be reached, pause and call it again.
 
-    With ``unreachable`` false a server that cannot be reached is not asked again: its URL may be wrong. The last
-    failure is raised as it came. ``action`` must be safe to repeat.
+    With ``unreachable`` false a server that cannot be reached is not asked again: its URL may be wrong. ``passing``
+    says what trouble an exception tells of; by default of opensearch-py's. The last failure is raised as it came.
+    ``action`` must be safe to repeat.
     """
+    passing = passing or _passing
     for attempt in range(retry.attempts - 1):
         try:
             return action()
-        except opensearchpy.TransportError as error:
-            wait = pause_after(error, attempt, retry)
-            if wait is None or (isinstance(error, opensearchpy.ConnectionError) and not unreachable):
+        except Exception as error:
+            trouble = passing(error)
+            wait = _pause(trouble, attempt, retry)
+            if trouble is None or wait is None or (trouble.unreachable and not unreachable):
                 raise
-            _log.info("OpenSearch is busy or away (%s), asking again in %.1f s", error.status_code, wait)
+            _log.info("the server is busy or away (%s), asking again in %.1f s", trouble.status, wait)
             pause(wait)
     return action()
 
 
 def pause_after(error: opensearchpy.TransportError, attempt: int, retry: Retry) -> float | None:
     """Seconds to wait before calling again; ``None`` where calling again is of no use."""
-    if isinstance(error, opensearchpy.SSLError):
+    return _pause(_passing(error), attempt, retry)
+
+
+def _passing(error: Exception) -> Passing | None:
+    if not isinstance(error, opensearchpy.TransportError) or isinstance(error, opensearchpy.SSLError):
         return None
-    if not isinstance(error, opensearchpy.ConnectionError) and error.status_code not in BUSY_STATUS:
+    unreachable = isinstance(error, opensearchpy.ConnectionError)
+    if not unreachable and error.status_code not in BUSY_STATUS:
         return None
-    asked: float | None = getattr(error, "retry_after", None)
-    if asked is not None and asked > LONGEST_RETRY_AFTER:
+    return Passing(error.status_code, unreachable, getattr(error, "retry_after", None))
+
+
+def _pause(trouble: Passing | None, attempt: int, retry: Retry) -> float | None:
+    if trouble is None or (trouble.retry_after or 0) > LONGEST_RETRY_AFTER:
         return None
-    return backoff(attempt, retry, asked)
+    return backoff(attempt, retry, trouble.retry_after)
 
 
 def backoff(attempt: int, retry: Retry, asked: float | None = None) -> float:

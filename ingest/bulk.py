@@ -16,8 +16,9 @@ import opensearchpy
 
 from colbert_rerank.errors import BulkError, BulkFailure, OpenSearchAuthError, OpenSearchError
 from colbert_rerank.indices import origin_of, resolve_index
-from colbert_rerank.opensearch import error_reason, server_url, translated
+from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import BUSY_STATUS, WRITE, Retry, backoff, with_retry
+from colbert_rerank.server_errors import error_reason
 from ingest.failures import check_failures
 
 _log = logging.getLogger(__name__)

@@ -9,11 +9,13 @@ from typing import Any
 
 import opensearchpy
 
+from colbert_rerank.candidates.cluster import OpenSearchCluster
 from colbert_rerank.candidates.documents import Documents
 from colbert_rerank.errors import IndexNotFoundError, OpenSearchError, UsageError
 from colbert_rerank.indices import IndexInfo, origin_of, resolve_index
-from colbert_rerank.opensearch import error_reason, server_url, translated
+from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.retry import WRITE, with_retry
+from colbert_rerank.server_errors import error_reason
 from colbert_rerank.types import Document, Origin
 from mappings import document_body, made_by_us, settings_of, text_fields_of
 
@@ -37,7 +39,7 @@ class Target:
 
     @property
     def documents(self) -> Documents:
-        return Documents(self.client, self.info.name, [self.info])
+        return Documents(OpenSearchCluster(self.client), self.info.name, [self.info])
 
     def count(self) -> int:
         """How many documents it holds, those among them that a search does not see yet."""

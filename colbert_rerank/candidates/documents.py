@@ -1,4 +1,4 @@
-"""Documents out of OpenSearch by their ids, whole."""
+"""Documents out of a search server by their ids, whole."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import opensearchpy
-
+from colbert_rerank.candidates.cluster import Cluster
 from colbert_rerank.errors import InputError, OpenSearchError
 from colbert_rerank.indices import IndexInfo, window_of
-from colbert_rerank.opensearch import translated
-from colbert_rerank.retry import READ, Retry, with_retry
+from colbert_rerank.retry import READ, Retry
 from colbert_rerank.types import Document
 from mappings import document_fields, made_by_us
 
@@ -25,14 +23,14 @@ class Documents:
 
     def __init__(
         self,
-        client: opensearchpy.OpenSearch,
+        cluster: Cluster,
         index: str,
         indices: Sequence[IndexInfo],
         *,
         qualified: bool = False,
         retry: Retry = READ,
     ) -> None:
-        self._client = client
+        self._cluster = cluster
         self._index = index
         self._indices = {info.name: info for info in indices}
         # Twice the room for hits: custom routing can give an id to two documents, which must not hide others.
@@ -67,15 +65,7 @@ class Documents:
         if self._qualified:  # by the name that was given: it may be an alias that filters
             wanted = {"bool": {"filter": [wanted, {"term": {"_index": index}}]}}
         full = {"query": wanted, "size": 2 * len(ids), "track_total_hits": False, **body}
-        params = {
-            "search_pipeline": "_none",
-            "preference": PREFERENCE,
-            "allow_partial_search_results": "false",
-        }
-        with translated(self._client, index=self._index):
-            answer = with_retry(
-                lambda: self._client.search(index=self._index, body=full, params=dict(params)), self._retry
-            )
+        answer = self._cluster.search(self._index, full, PREFERENCE, self._retry)
         shards = answer["_shards"]
         if answer.get("timed_out") or shards["failed"] or shards["successful"] < shards["total"]:
             raise OpenSearchError(f"index {index!r}: only {shards['successful']} of {shards['total']} shards answered")

@@ -66,6 +66,6 @@ def read_hits(
     if len(hits) == asked and hits[-1][1] == hits[min(k, asked - 1) - 1][1]:
         if asked < window:
             raise IncompleteError(min(4 * size, window))
-        _log.warning("%d documents or more share a score; which are kept at the cut is up to OpenSearch", asked - k + 2)
+        _log.warning("%d documents or more share a score; which are kept at the cut is up to the server", asked - k + 2)
     hits.sort(key=lambda hit: (-hit[1], hit[0]))
     return hits[:k]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import opensearchpy
 
+from colbert_rerank.candidates.cluster import OpenSearchCluster
 from colbert_rerank.candidates.documents import Documents
 from colbert_rerank.errors import InputError, OpenSearchAuthError, OpenSearchError, UsageError
 from colbert_rerank.id_set import IdSet
@@ -86,7 +87,9 @@ class OpenSearchSource:
             )
         for info in self._indices.values():
             _check_source(info)
-        self._documents = Documents(client, index, list(self._indices.values()), qualified=qualified_ids, retry=retry)
+        self._documents = Documents(
+            OpenSearchCluster(client), index, list(self._indices.values()), qualified=qualified_ids, retry=retry
+        )
         self._parts = [part for info in self._indices.values() for part in self._slices(info, slices)]
         self._page_docs = min(page_docs, *(window_of(info) for info in self._indices.values()))
         self._keep_alive = keep_alive
