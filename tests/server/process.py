@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,7 @@ class Launch(NamedTuple):
     user: int = -1
 
 
-class Node:
+class Node(ABC):
     """One node, bound to 127.0.0.1, that lives as long as the ``with`` block and not longer than this process.
 
     Start it in the main thread: the kernel ends it with the thread that started it. ``timeout`` is in seconds, for the
@@ -128,13 +129,13 @@ class Node:
             return "(no log)"
         return (self._work / "node.log").read_text(encoding="utf-8", errors="replace")[-characters:]
 
+    @abstractmethod
     def _fetch(self) -> None:
         """Have what the node is made of on this machine. Raises ServerMissingError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prepare(self, java_home: Path, work: Path) -> Launch:
         """Write what the node needs into the folder ``work``."""
-        raise NotImplementedError
 
     def _start(self, launch: Launch) -> None:
         env = {name: value for name, value in os.environ.items() if name not in ("JAVA_TOOL_OPTIONS", "CLASSPATH")}

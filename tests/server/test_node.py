@@ -82,7 +82,7 @@ def test_a_missing_server_fails_and_no_server_says_what_it_left_out(tmp_path: Pa
     assert "ServerMissingError" in failing.stdout
     without = _run_inner(tmp_path, "--no-server", **nowhere)
     assert without.returncode == 0
-    assert "--no-server: 1 tests that need OpenSearch were left out" in without.stdout
+    assert "--no-server: 1 tests that need a server were left out" in without.stdout
     assert "1 passed, 1 deselected" in without.stdout
 
 
