@@ -12,7 +12,7 @@ from colbert_rerank.errors import StoreMismatchError
 from colbert_rerank.recipe import content_hash
 from colbert_rerank.store import Manifest, Store
 from colbert_rerank.store.unit import UNKNOWN
-from colbert_rerank.types import BM25, OPENSEARCH, QUALIFIED, Index, Origin
+from colbert_rerank.types import BM25, ELASTICSEARCH, OPENSEARCH, QUALIFIED, Index, Origin
 
 SAMPLE = 20
 DRAWN = 1000  # to find so many of which it is known what they were encoded from
@@ -120,7 +120,12 @@ def index_name(manifest: Manifest) -> str | None:
 def named(origin: Origin | None) -> str:
     if origin is None:
         return "no index"
-    kinds = {OPENSEARCH: "OpenSearch index", QUALIFIED: "OpenSearch index (ids INDEX/ID)", BM25: "BM25 index"}
+    kinds = {
+        OPENSEARCH: "OpenSearch index",
+        QUALIFIED: "OpenSearch index (ids INDEX/ID)",
+        ELASTICSEARCH: "Elasticsearch index",
+        BM25: "BM25 index",
+    }
     kind = kinds.get(origin.kind, origin.kind)
     return f"{kind} {origin.name!r} (uuid {origin.uuid})"
 

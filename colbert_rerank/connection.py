@@ -109,15 +109,15 @@ class Connection:
         basic = not explicit or bool(user or password_file or user_in_url)
         if basic and not user_in_url:
             user = user or environ.get(prefix + "USER", "")
-        password = _read_secret(password_file)
+        password = read_secret(password_file)
         if basic and (user or user_in_url) and not (password or password_in_url):
             password = environ.get(prefix + "PASSWORD", "")
         return cls(
             url=url,
             user=user,
             password=password,
-            api_key=_read_secret(api_key_file) or ("" if explicit else environ.get(prefix + "API_KEY", "")),
-            bearer=_read_secret(token_file) or ("" if explicit else environ.get(prefix + "TOKEN", "")),
+            api_key=read_secret(api_key_file) or ("" if explicit else environ.get(prefix + "API_KEY", "")),
+            bearer=read_secret(token_file) or ("" if explicit else environ.get(prefix + "TOKEN", "")),
             ca_file=str(ca_file),
             verify=verify,
             aws_region=aws_region,
@@ -148,7 +148,8 @@ def split_url(url: str, server: str = OPENSEARCH) -> tuple[str, str, str]:
     return clean, unquote(parts.username or ""), unquote(parts.password or "")
 
 
-def _read_secret(path: str | Path) -> str:
+def read_secret(path: str | Path) -> str:
+    """The text of a file without its last line break; empty where none is named. Raises UsageError."""
     if not path:
         return ""
     try:

@@ -68,13 +68,14 @@ CODECS = (*FLOATS, "int8", *RESIDUALS, "binary")
 OPENSEARCH = "opensearch"
 QUALIFIED = "opensearch, ids INDEX/ID"
 BM25 = "bm25"
+ELASTICSEARCH = "elasticsearch"
 
 
 class Origin(NamedTuple):
     """The index that documents or candidates come from: ids mean nothing without it.
 
-    ``kind`` is `OPENSEARCH`, `QUALIFIED` (the same, read under qualified ids) or `BM25` (embedded); ``uuid`` changes
-    when an index is deleted and made again.
+    ``kind`` is `OPENSEARCH`, `QUALIFIED` (the same, read under qualified ids), `ELASTICSEARCH` or `BM25` (embedded);
+    ``uuid`` changes when an index is deleted and made again.
     """
 
     kind: str

@@ -62,7 +62,7 @@ class IndexCandidates:
         self._retry = retry
         self._documents = Documents(cluster, index, indices, qualified=qualified_ids, retry=retry)
         # What searches find out is theirs alone: `fetch`, which another thread may call meanwhile, does not look at it.
-        self._sources = sources
+        self.sources = tuple(sources)
         self._ids = sources[0]
         self._column_checked = False
         self._template = template or self._default_template(fields)
@@ -196,7 +196,7 @@ class IndexCandidates:
         """Go on with the first source that is ``ids`` or comes after it."""
         if ids.value > self._ids.value:
             _log.warning("%s: %s; reading ids the slower way", self._index, why)
-            self._ids = next(source for source in self._sources if source.value >= ids.value)
+            self._ids = next(source for source in self.sources if source.value >= ids.value)
 
     def _raise(self, query: Query, what: str) -> None:
         asked = f", query {query.query_id!r}" if query.query_id else ""
