@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from colbert_rerank.encoder import Encoder
     from colbert_rerank.store import Store
-    from colbert_rerank.types import Candidates
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +29,6 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 _LOGIN = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "ca_file", "insecure", "aws_region")
 SERVER = (*_LOGIN, "timeout")  # what means nothing without --opensearch
-ONLY_OPENSEARCH = ("index", "query_template", "dfs", "allow_other_index", "add_doc_id_alias", *SERVER)
 
 
 @dataclass(frozen=True)
@@ -131,61 +129,6 @@ class OpenSearchOptions:
         return client
 
 
-@dataclass(frozen=True)
-class FirstStageOptions:
-    """Where candidates come from: the embedded index or OpenSearch."""
-
-    bm25: bool
-    index: str | None
-    query_template: Path | None
-    dfs: bool
-    allow_other_index: bool
-    add_doc_id_alias: bool
-
-    def open(self, store: Store, server: OpenSearchOptions) -> tuple[Store, Candidates]:
-        """The store, in the generation that the index beside it goes with, if there is one; and the candidates."""
-        if server.opensearch is not None:
-            refuse(("bm25",), "the candidates come from --opensearch; choose one of them")
-            return store, self._open_index(store, server)
-        refuse(ONLY_OPENSEARCH, "only with --opensearch URL")
-        from colbert_rerank.candidates.bm25 import open_beside
-
-        return open_beside(store)
-
-    def _open_index(self, store: Store, server: OpenSearchOptions) -> Candidates:
-        from colbert_rerank.binding import check_origin, index_name
-        from colbert_rerank.candidates.doc_id_alias import add_doc_id_alias, estimate_fielddata_bytes
-        from colbert_rerank.candidates.opensearch import OpenSearchCandidates
-        from colbert_rerank.candidates.template import load_template
-        from colbert_rerank.cli.output import notice
-        from colbert_rerank.types import QUALIFIED
-
-        origin = store.manifest.origin
-        index = self.index or index_name(store.manifest)
-        if index is None:
-            raise UsageError("name the index that the candidates come from: --index NAME")
-        template = load_template(self.query_template) if self.query_template else None
-        client = server.connect()
-
-        def candidates() -> Candidates:
-            return OpenSearchCandidates(
-                client,
-                index,
-                fields=store.manifest.recipe.fields,
-                template=template,
-                qualified_ids=origin is not None and origin.kind == QUALIFIED,
-                dfs=self.dfs,
-            )
-
-        if not self.add_doc_id_alias:
-            return candidates()
-        check_origin(store, candidates(), allow_other_index=self.allow_other_index)  # before anything is changed
-        size = estimate_fielddata_bytes(client, index)
-        notice(f"doc_id -> _id alias on {index}: about {size / 2**20:.1f} MiB of fielddata heap once it is used")
-        add_doc_id_alias(client, index)
-        return candidates()
-
-
 def model_options(command: F) -> F:
     """What to encode with, passed on as ``model: ModelOptions``."""
     name = section("Model")(
@@ -205,7 +148,7 @@ def model_argument(command: F) -> F:
 
 def _model_options(command: F, name: Callable[[Any], Any]) -> F:
     option = section("Model")
-    return _grouped(
+    return grouped(
         command,
         "model",
         ModelOptions,
@@ -241,12 +184,12 @@ def store_model_options(command: F) -> F:
         show_default=True,
         help="onnx: on a CPU, queries twice as fast after some seconds; worth it from hundreds on.",
     )
-    return _grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options(), backend)
+    return grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options(), backend)
 
 
 def store_encoder_options(command: F) -> F:
     """The same for a store that is added to."""
-    return _grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options())
+    return grouped(command, "model", StoreModelOptions, *_place_options(), *_device_options())
 
 
 def _place_options() -> list[Callable[[Any], Any]]:
@@ -274,7 +217,7 @@ def _device_options() -> list[Callable[[Any], Any]]:
 def opensearch_options(command: F) -> F:
     """How to reach OpenSearch, passed on as ``server: OpenSearchOptions``. Secrets never stand on the command line."""
     option = section("OpenSearch")
-    return _grouped(
+    return grouped(
         command,
         "server",
         OpenSearchOptions,
@@ -295,26 +238,6 @@ def opensearch_options(command: F) -> F:
         ),
         option(
             "--timeout", metavar="S", type=float, default=60.0, show_default=True, help="Seconds a request may take."
-        ),
-    )
-
-
-def first_stage_options(command: F) -> F:
-    """Where candidates come from, passed on as ``first_stage: FirstStageOptions``."""
-    option = section("First stage")
-    return _grouped(
-        command,
-        "first_stage",
-        FirstStageOptions,
-        option("--bm25", is_flag=True, help="The BM25 index beside the store (the default)."),
-        option("--index", metavar="NAME", help="The OpenSearch index; by default the one the store was made from."),
-        option("--query-template", type=FILE, help='Your own query as JSON: {"match": {"body": "{{query}}"}}.'),
-        option("--dfs", is_flag=True, help="Term statistics over all shards (dfs_query_then_fetch)."),
-        option(
-            "--allow-other-index", is_flag=True, help="Accept a reindexed copy, after comparing 20 documents with it."
-        ),
-        option(
-            "--add-doc-id-alias", is_flag=True, help="Add a doc_id alias of _id to the index's mapping (changes it)."
         ),
     )
 
@@ -392,7 +315,7 @@ def _program() -> str:
     return "./" * (path.parent == here) + shlex.quote(str(path.relative_to(here)))
 
 
-def _grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -> F:
+def grouped(command: F, name: str, kind: Any, *options: Callable[[Any], Any]) -> F:
     """Add ``options`` to a command, and hand them over as one value of ``kind``."""
 
     @wraps(command)

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from colbert_rerank.cli.first_stage import (
+    ElasticsearchOptions,
+    FirstStageOptions,
+    elasticsearch_options,
+    first_stage_options,
+)
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
-    FirstStageOptions,
     OpenSearchOptions,
     StoreModelOptions,
-    first_stage_options,
     opensearch_options,
     ranking_options,
     store_model_options,
@@ -40,6 +44,7 @@ ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a document, not a table.")
 @first_stage_options
 @opensearch_options
+@elasticsearch_options
 @store_model_options
 @verify_option
 @residency_options("mmap")
@@ -53,6 +58,7 @@ def rerank(
     as_json: bool,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
+    elastic: ElasticsearchOptions,
     model: StoreModelOptions,
     verify: str,
     **options: Any,
@@ -63,12 +69,13 @@ def rerank(
     Examples:
       colbert-rerank rerank "how do tides work" --store DIR
       colbert-rerank rerank "how do tides work" --store DIR --opensearch URL --index NAME --k 1000
+      colbert-rerank rerank "how do tides work" --store DIR --elasticsearch URL --index NAME --allow-other-index
     """
     from colbert_rerank.types import Query
 
     if not query.strip():
         raise UsageError("the query is empty; give it some text")
-    opened, candidates = first_stage.open(open_store(store, verify), server)
+    opened, candidates = first_stage.open(open_store(store, verify), server, elastic)
     reranker = open_reranker(opened, model, **options)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
+from colbert_rerank.cli.first_stage import (
+    ONLY_A_SERVER,
+    ONLY_ELASTICSEARCH,
+    ONLY_OPENSEARCH,
+    ElasticsearchOptions,
+    FirstStageOptions,
+    elasticsearch_options,
+    first_stage_options,
+)
 from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
-    ONLY_OPENSEARCH,
-    FirstStageOptions,
     OpenSearchOptions,
     StoreModelOptions,
-    first_stage_options,
     opensearch_options,
     ranking_options,
     refuse,
@@ -50,6 +56,7 @@ WRITTEN_BEHIND = 4  # rankings that wait to be measured and made lines
 @section("First stage")("--candidates", metavar="RUN", help="A TREC run file; - for stdin.")
 @first_stage_options
 @opensearch_options
+@elasticsearch_options
 @store_model_options
 @verify_option
 @residency_options("auto")
@@ -66,6 +73,7 @@ def run(
     candidates: str | None,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
+    elastic: ElasticsearchOptions,
     model: StoreModelOptions,
     verify: str,
     **options: Any,
@@ -95,6 +103,9 @@ def run(
             "--os-password-file": server.os_password_file,
             "--os-api-key-file": server.os_api_key_file,
             "--os-token-file": server.os_token_file,
+            "--es-password-file": elastic.es_password_file,
+            "--es-api-key-file": elastic.es_api_key_file,
+            "--es-token-file": elastic.es_token_file,
         },
         store,
     )
@@ -107,7 +118,7 @@ def run(
     if candidates is not None:
         found = _read_run(candidates, queries, options["missing"])
     else:
-        opened, found = first_stage.open(opened, server)
+        opened, found = first_stage.open(opened, server, elastic)
     reranker = open_reranker(opened, model, **options)
 
     report, run_lines = reranker.report, trec.RunLines(tag)
@@ -164,7 +175,8 @@ def _read_run(path: str, queries: Sequence[Query], missing: str) -> Candidates:
     from colbert_rerank.candidates.runfile import RunCandidates
     from colbert_rerank.lines import shown_name
 
-    refuse(("bm25", "opensearch", *ONLY_OPENSEARCH), "the candidates come from --candidates; choose one first stage")
+    servers = ("opensearch", *ONLY_OPENSEARCH, "elasticsearch", *ONLY_ELASTICSEARCH, *ONLY_A_SERVER)
+    refuse(("bm25", *servers), "the candidates come from --candidates; choose one first stage")
     if missing == "encode":
         raise UsageError("--missing encode: the run in --candidates holds ids and no texts; choose another --missing")
     found = RunCandidates(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from colbert_rerank.cli import output
-from colbert_rerank.cli.options import FirstStageOptions
+from colbert_rerank.cli.first_stage import FirstStageOptions
 from colbert_rerank.cli.progress import FIRST_LINE, LONGEST_WAIT, WINDOW, Pace, progress
 from colbert_rerank.store import manifest as manifests
 from tests.cli.conftest import DOCUMENTS, QUERIES, Files
