@@ -1,8 +1,9 @@
-"""What OpenSearch is told: JSON bodies as package data, and one loader."""
+"""What OpenSearch and Elasticsearch are told: JSON bodies as package data, and one loader."""
 
 from __future__ import annotations
 
 from mappings.body import document_body, document_fields
+from mappings.elasticsearch import inference_endpoint, reranking_search
 from mappings.index import CONTENTS, DOC_ID, index_body, made_by_us, mapping_of_fields, settings_of, text_fields_of
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "document_body",
     "document_fields",
     "index_body",
+    "inference_endpoint",
     "made_by_us",
     "mapping_of_fields",
+    "reranking_search",
     "settings_of",
     "text_fields_of",
 ]

@@ -31,6 +31,7 @@ DATA = {
     "colbert_rerank/data/starter/tokenizer.json",
     "colbert_rerank/py.typed",
     "ingest/py.typed",
+    "mappings/elasticsearch.json",
     "mappings/index.json",
     "mappings/py.typed",
 }

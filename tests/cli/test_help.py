@@ -17,7 +17,8 @@ from colbert_rerank.cli.store import STORE_COMMANDS
 
 README = Path(__file__).parent.parent.parent / "README.md"
 SECONDS = 0.3
-HEAVY = {"torch", "transformers", "tokenizers", "opensearchpy", "h5py", "tantivy", "numpy", "rich", "ir_measures"}
+HEAVY = {"torch", "transformers", "tokenizers", "numpy", "rich", "ir_measures"}
+HEAVY |= {"opensearchpy", "elasticsearch", "elastic_transport", "h5py", "tantivy"}
 
 # As the console script does it, and then which packages it took.
 HELP = """
@@ -30,10 +31,10 @@ except SystemExit as end:
 sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
-GROUPS = ("model", "store")  # the commands that have commands
+GROUPS = ("model", "store", "elasticsearch")  # the commands that have commands
 LEAVES = [
     *(name for name in COMMANDS if name not in GROUPS),
-    *("model show", "model check"),
+    *("model show", "model check", "elasticsearch setup"),
     *(f"store {name}" for name in STORE_COMMANDS),
 ]
 PAGES = ["", *GROUPS, *LEAVES]
