@@ -14,7 +14,7 @@
     │   ├── StoreReadError       a file that this process may not read, or cannot open for a limit of the system's
     │   └── StoreWriteError      the disk is full, read-only or failing; nothing committed was lost
     ├── MissingVectorsError      candidates without vectors under ``missing="error"``
-    ├── OpenSearchError
+    ├── OpenSearchError          of the search server: of Elasticsearch as well
     │   ├── OpenSearchUnreachableError
     │   ├── OpenSearchAuthError  401 or 403
     │   ├── IndexNotFoundError

@@ -15,6 +15,7 @@ from colbert_rerank.store.lookup import is_compiled as lookup_is_compiled
 # What an optional library is for, by its name among those that are installed.
 OPTIONAL = {
     "boto3": "Amazon OpenSearch (--aws-region)",
+    "elasticsearch": "candidates from Elasticsearch (--elasticsearch)",
     "faiss-cpu": "codecs that learn centroids (--codec residual2)",
     "ir_datasets": "collections by name (ir_datasets:ID)",
     "onnxruntime": "queries encoded faster on a CPU (--query-backend onnx)",
