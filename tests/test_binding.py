@@ -205,7 +205,8 @@ def test_names_of_indices() -> None:
     assert named(None) == "no index"
     assert named(Origin("opensearch", "a", "u")) == "OpenSearch index 'a' (uuid u)"
     assert named(Origin("bm25", "bm25", "u")) == "BM25 index 'bm25' (uuid u)"
-    assert named(Origin("elasticsearch", "a", "u")) == "elasticsearch 'a' (uuid u)"
+    assert named(Origin("elasticsearch", "a", "u")) == "Elasticsearch index 'a' (uuid u)"
+    assert named(Origin("another", "a", "u")) == "another 'a' (uuid u)"
     assert same(Origin("bm25", "a", "u"), Origin("bm25", "b", "u"))
     assert not same(Origin("bm25", "a", "u"), Origin("bm25", "a", "v"))
 

@@ -47,7 +47,7 @@ _OTHER = click.option(
 @opensearch_options
 @output_options
 def audit(folder: Path, index: str | None, allow_other_index: bool, as_json: bool, server: OpenSearchOptions) -> None:
-    """Compare a store with its index: what is missing, stale, orphaned.
+    """Compare a store with its index: missing, stale, orphaned.
 
     Nothing is changed. The exit status is 3 where they differ. Documents are compared by sequence number; only of those
     that were written since is the text read.
