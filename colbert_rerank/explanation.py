@@ -14,7 +14,8 @@ import numpy.typing as npt
 from colbert_rerank.encoder import Encoder, Tokens
 from colbert_rerank.errors import InputError
 from colbert_rerank.recipe import content_hash
-from colbert_rerank.rerank import Reranker, check_text, rounded_score
+from colbert_rerank.request import check_text
+from colbert_rerank.rerank import Reranker, rounded_score
 from colbert_rerank.types import Query
 
 CHANGED = "the text has changed since it was encoded"

@@ -6,12 +6,9 @@ they have; ties go by document id descending, as trec_eval reads a run.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,6 +21,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, UsageError
 from colbert_rerank.pipeline import ahead
 from colbert_rerank.report import Report
+from colbert_rerank.request import check_candidates, check_text, check_texts, named, request
 from colbert_rerank.residency import Resident, place
 from colbert_rerank.scoring import UNSCORED_STEP, Scorer, Scores
 from colbert_rerank.store import Store
@@ -109,22 +107,14 @@ class Reranker:
             identity.query_identity(encoder.checkpoint),
             f"Search with what it was made with ({identity.described(store.manifest)}), or ingest again",
         )
-        if missing == "encode" and store.manifest.recipe.pages:
-            raise UsageError("missing='encode': the store is of page images, which an index cannot give back")
-        if missing == "encode":
-            identity.check(
-                store.folder,
-                "way of making texts",
-                store.manifest.document_identity,
-                identity.document_identity(encoder.checkpoint, store.manifest.recipe),
-                f"To encode more documents, encode with what it was made with ({identity.described(store.manifest)})",
-            )
         self.store = store
         self.encoder = encoder
         self.missing: Missing = missing
         self.interpolate = interpolate
         self.rescore = rescore
         self.exact_top = exact_top
+        if missing == "encode":
+            self._check_can_encode("missing='encode'")
         self.report = Report()
         device = str(encoder.device)
         rows, self.residence = place(store, device, resident, memory_budget)
@@ -162,15 +152,26 @@ class Reranker:
         That they come from the index the store was made from is for the caller to know (`check_origin` compares the
         two). Raises InputError for an empty query, and for a candidate that is given twice or is no such pair.
         """
-        if not isinstance(candidates, Iterable):
-            raise InputError(
-                f"the candidates {candidates!r:.100} are no pairs of a document id and a first-stage score"
-            )
-        asked, first_stage = Query("", query), [_candidate(c) for c in candidates]
-        check_text(asked)
-        _check_candidates(asked, first_stage)
+        asked, first_stage = request(query, candidates)
         with self.report.clocked():
             return self._rank(asked, first_stage, fetch)
+
+    def rerank_texts(
+        self, query: str, candidates: Sequence[tuple[str, float]], texts: Sequence[str]
+    ) -> list[ScoredDoc]:
+        """`rerank` by ``texts`` [n] that come along: each candidate scored as if it were stored with its text.
+
+        A text is all that is encoded of a document, whatever fields the store's documents have. What cannot be encoded,
+        an empty text, is a candidate without vectors: left out under "drop", an error under "error", and after all
+        others otherwise. Raises also UsageError and StoreMismatchError where texts are not what the store is made of.
+        """
+        self._check_can_encode("rerank_texts")
+        asked, first_stage = request(query, candidates)
+        check_texts(asked, first_stage, texts)
+        field = self.store.manifest.recipe.fields[0]
+        given = [Document(c.doc_id, {field: text}) for c, text in zip(first_stage, texts, strict=True)]
+        with self.report.clocked():
+            return self._rank(asked, first_stage, lambda _: given, stored=False)
 
     def run(
         self, queries: Sequence[Query], candidates: Candidates, k: int, *, allow_other_index: bool = False
@@ -204,7 +205,7 @@ class Reranker:
             with self.report.timed("candidates"):
                 first_stage = next(found, None)
             if first_stage is None:
-                raise InputError(f"{_named(query)}: the first stage ended before it, without an answer for it")
+                raise InputError(f"{named(query)}: the first stage ended before it, without an answer for it")
             yield first_stage
         if next(found, None) is not None:
             raise InputError(f"the first stage gave more answers than the {len(queries)} queries that it was asked")
@@ -219,7 +220,7 @@ class Reranker:
         """Each query's candidates, and of these the vectors, or the sketches, that are scored first."""
         with closing(found):
             for query, first_stage in zip(queries, found, strict=True):
-                _check_candidates(query, first_stage)
+                check_candidates(query, first_stage)
                 ids = [c.doc_id for c in first_stage]
                 yield first_stage, self._scorer.read(ids, sketches=self._begins_with_sketches) if ids else None
 
@@ -229,23 +230,26 @@ class Reranker:
         first_stage: Sequence[ScoredDoc],
         fetch: Fetch | None,
         docs: DocumentRows | None = None,
+        *,
+        stored: bool = True,
     ) -> list[ScoredDoc]:
+        """``docs`` are the rows that are scored first, where they were read before; not ``stored``: there are none."""
         ids = [c.doc_id for c in first_stage]
         self.report.queries += 1
         self.report.candidates += len(ids)
         if not ids:
             self.report.empty += 1
             return []
-        if docs is None:
+        if docs is None and stored:
             self._scorer.expect(ids, sketches=self._begins_with_sketches)  # read aside, while the query is encoded
         with self.report.timed("encode"):
             tokens = self.encoder.tokenize_queries([query.text])
             self.report.truncated_queries += tokens[0].truncated > 0
             (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
-        scores = self._scores(Q, ids, docs)
+        scores = self._scores(Q, ids, docs) if stored else _none(len(ids))
         unscored = np.flatnonzero(np.isneginf(scores.values))
         if unscored.size:
-            self._supply(Q, query, ids, unscored, scores.values, fetch)
+            self._supply(Q, query, ids, unscored, scores.values, fetch, encode=not stored or self.missing == "encode")
         with self.report.timed("order"):
             return self._order(query, first_stage, scores)
 
@@ -277,25 +281,39 @@ class Reranker:
         unscored: npt.NDArray[np.int64],
         scores: npt.NDArray[np.float64],
         fetch: Fetch | None,
+        *,
+        encode: bool,
     ) -> None:
-        """Deal with candidates without vectors as ``missing`` says; fills in ``scores`` where they are encoded."""
-        names = [ids[i] for i in unscored.tolist()]
-        if self.missing == "error":
-            raise MissingVectorsError(
-                f"{_named(query)}: {len(names)} of {len(ids)} candidates have no vectors in "
-                f"{self.store.folder}, among them {names[:3]}. Ingest them, or choose another --missing"
-            )
-        if self.missing == "encode":
+        """Encode candidates without vectors, or do as ``missing`` says; fills in ``scores`` where they are encoded."""
+        if encode:
             if fetch is None:
                 raise UsageError("missing='encode' needs the candidates' texts: pass fetch, or choose another policy")
             with self.report.timed("encode_missing"):
-                encoded = self._encode(fetch(names))
+                encoded = self._encode(fetch([ids[i] for i in unscored.tolist()]))
             for i in unscored.tolist():
                 if ids[i] in encoded:
                     scores[i] = self._scorer.of_vectors(Q, ids[i], encoded[ids[i]])
             self.report.missing["encoded"] += int(np.isfinite(scores[unscored]).sum())
-        left = int(np.isneginf(scores).sum())
-        self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += left
+        names = [ids[i] for i in np.flatnonzero(np.isneginf(scores)).tolist()]
+        if names and self.missing == "error":
+            raise MissingVectorsError(
+                f"{named(query)}: {len(names)} of {len(ids)} candidates have no vectors in "
+                f"{self.store.folder}{' and no text' if encode else ''}, among them {names[:3]}. "
+                "Ingest them, or choose another --missing"
+            )
+        self.report.missing["dropped" if self.missing == "drop" else "first_stage"] += len(names)
+
+    def _check_can_encode(self, why: str) -> None:
+        """That other documents can be encoded as the store's were. Raises UsageError and StoreMismatchError."""
+        if self.store.manifest.recipe.pages:
+            raise UsageError(f"{why}: the store is of page images, which an index cannot give back")
+        identity.check(
+            self.store.folder,
+            "way of making texts",
+            self.store.manifest.document_identity,
+            identity.document_identity(self.encoder.checkpoint, self.store.manifest.recipe),
+            f"To encode more documents, encode with what it was made with ({identity.described(self.store.manifest)})",
+        )
 
     def _encode(self, documents: Iterable[Document]) -> dict[str, npt.NDArray[np.floating]]:
         """Vectors as the store would hold them, for the documents that have text."""
@@ -370,43 +388,9 @@ def rounded_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return found
 
 
-def _named(query: Query) -> str:
-    return f"query {query.query_id!r}" if query.query_id else "query"
-
-
-def check_text(query: Query) -> None:
-    """Raises InputError for a query that is no text, or an empty one."""
-    given: object = query.text  # by callers that no type checker has seen
-    if not isinstance(given, str):
-        raise InputError(f"{_named(query)}: {given!r:.100} is not a text")
-    if not query.text.strip():
-        raise InputError(f"{_named(query)} is empty; give it some text")
-    try:
-        query.text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{_named(query)} is not text that UTF-8 can hold: {query.text!a}") from None
-
-
-def _candidate(pair: tuple[str, float]) -> ScoredDoc:
-    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-        raise InputError(f"the candidate {pair!r:.100} is no pair of a document id and a first-stage score")
-    return ScoredDoc("", *pair)
-
-
-def _check_candidates(query: Query, first_stage: Sequence[ScoredDoc]) -> None:
-    ids, scores = [c.doc_id for c in first_stage], [c.score for c in first_stage]
-    ordinary = {*map(type, ids)} <= {str} and {*map(type, scores)} <= {float} and all(map(math.isfinite, scores))
-    given: Sequence[tuple[str, object, object, bool, bool]] = first_stage  # by callers that no type checker has seen
-    for _, doc_id, score, *_ in () if ordinary else given:  # a thousand look-ups in the tower of numbers take a while
-        if not isinstance(doc_id, str):
-            raise InputError(f"{_named(query)}: the candidate id {doc_id!r:.100} is not a string, as ids are")
-        if not isinstance(score, Real) or not math.isfinite(score):
-            raise InputError(
-                f"{_named(query)}: candidate {doc_id!r} has the first-stage score {score!r:.100}, not a finite number. "
-                "Where a search was sorted by a field and gave none, pass minus the rank"
-            )
-    if len({*ids}) < len(ids):
-        raise InputError(f"{_named(query)}: candidate {Counter(ids).most_common(1)[0][0]!r} is given twice")
+def _none(count: int) -> Scores:
+    """Of documents without vectors."""
+    return Scores(np.full(count, -np.inf), np.ones(count, dtype=bool))
 
 
 def _z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -484,3 +484,63 @@ def test_a_cascade_needs_sketches(store: Store, sketched: Store, tiny_encoder: E
         Reranker(store, tiny_encoder, rescore=10)
     with pytest.raises(UsageError, match="rescore=0: expected 1 or more"):
         Reranker(sketched, tiny_encoder, rescore=0)
+
+
+def in_first_stage_order() -> list[tuple[str, float]]:
+    return [(d.doc_id, float(-place)) for place, d in enumerate(documents(REAL))]
+
+
+def document_texts() -> list[str]:
+    return [RECIPE.text(d.fields) for d in documents(REAL)]
+
+
+@pytest.mark.parametrize("codec", ["float16", "float32", "int8", "binary"])
+@pytest.mark.parametrize("interpolate", [None, 0.4])
+def test_texts_have_the_scores_of_documents_that_are_stored(
+    codec: str, interpolate: float | None, tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    store = ingested(tmp_path / "store", tiny_encoder, documents(REAL), codec=codec)
+    reranker = Reranker(store, tiny_encoder, interpolate=interpolate)
+    query, candidates = queries(1)[0].text, in_first_stage_order()
+    assert reranker.rerank_texts(query, candidates, document_texts()) == reranker.rerank(query, candidates)
+    elsewhere = [(f"not-stored-{i}", score) for i, score in candidates]
+    by_text = reranker.rerank_texts(query, elsewhere, document_texts())
+    assert [d.score for d in by_text] == [d.score for d in reranker.rerank(query, candidates)]
+
+
+def test_texts_are_scored_by_their_vectors_whatever_sketches_the_store_has(
+    sketched: Store, tiny_encoder: Encoder
+) -> None:
+    query, candidates = queries(1)[0].text, in_first_stage_order()
+    exact = Reranker(sketched, tiny_encoder).rerank(query, candidates)
+    for options in ({"rescore": 3}, {"exact_top": 3}):
+        reranker = Reranker(sketched, tiny_encoder, **options)  # type: ignore[arg-type]
+        assert reranker.rerank_texts(query, candidates, document_texts()) == exact
+
+
+@pytest.mark.parametrize("missing", ["first_stage", "encode", "drop", "error"])
+def test_empty_texts_are_candidates_without_vectors(store: Store, tiny_encoder: Encoder, missing: Missing) -> None:
+    reranker = Reranker(store, tiny_encoder, missing=missing)
+    candidates, texts = [("d0", 3.0), ("d1", 2.0), ("x", 1.0)], ["", "moon", " \n"]
+    if missing == "error":
+        with pytest.raises(
+            MissingVectorsError, match=r"2 of 3 candidates have no vectors in .* and no text.*'d0', 'x'"
+        ):
+            reranker.rerank_texts("moon", candidates, texts)
+        return
+    ranked = reranker.rerank_texts("moon", candidates, texts)
+    assert [d.doc_id for d in ranked] == (["d1"] if missing == "drop" else ["d1", "d0", "x"])
+    assert [d.scored for d in ranked] == [True, False, False][: len(ranked)]
+    assert reranker.rerank_texts("moon", [], []) == []
+
+
+def test_texts_that_cannot_be_paired_or_encoded_are_refused(store: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(store, tiny_encoder)
+    with pytest.raises(InputError, match="1 texts for 2 candidates"):
+        reranker.rerank_texts("moon", [("a", 1.0), ("b", 0.0)], ["tides"])
+    with pytest.raises(InputError, match="candidate 'b' has nan for its text"):
+        reranker.rerank_texts("moon", [("a", 1.0), ("b", 0.0)], ["tides", math.nan])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="candidate 'a' has a text that UTF-8 cannot hold"):
+        reranker.rerank_texts("moon", [("a", 1.0)], ["\ud800"])
+    with pytest.raises(InputError, match="'a' is given twice"):
+        reranker.rerank_texts("moon", [("a", 1.0), ("a", 0.0)], ["tides", "moon"])

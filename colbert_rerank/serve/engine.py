@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
-from colbert_rerank.rerank import check_text
+from colbert_rerank.request import check_text
 from colbert_rerank.serve.jobs import DEADLINE, NO_VECTORS, Answer, Job, Source, degraded, ranked
 from colbert_rerank.serve.rankers import Ranker, TextRanker
 from colbert_rerank.serve.stores import ServedStore

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colbert_rerank.errors import InputError
 from colbert_rerank.explanation import Explanation, explain
-from colbert_rerank.rerank import check_text
+from colbert_rerank.request import check_text
 from colbert_rerank.serve.dialects import Text, rounded
 from colbert_rerank.serve.errors import DOCUMENTED, json_answer
 from colbert_rerank.serve.jobs import Asked, Job
