@@ -26,6 +26,7 @@ One leaf, one cause that a user can act on. A message says what, where, and what
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -126,4 +127,5 @@ class MissingDependencyError(ColbertRerankError):
     """``what`` needs optional packages, named as they are installed."""
 
     def __init__(self, what: str, *packages: str) -> None:
-        super().__init__(f"{what} need {' and '.join(packages)}. Install with: pip install {' '.join(packages)}")
+        command = " ".join(["pip install", *map(shlex.quote, packages)])
+        super().__init__(f"{what} need {' and '.join(packages)}. Install with: {command}")
