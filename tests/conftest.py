@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "own_node: starts a node of its own, whatever OPENSEARCH_URL says")
     if not _has_gpu():  # read when Triton is imported, as it may be by any library
         os.environ["TRITON_INTERPRET"] = "1"
+    # what the frameworks of the adapters would tell their makers; read when they are imported
+    os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "false", "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false"}
     # a shell starts what runs in its background deaf to Ctrl-C, and so would be every process that a test interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

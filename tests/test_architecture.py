@@ -22,6 +22,8 @@ LONGEST = 420
 PUBLIC = {"ColbertRerankError", "Document", "Encoder", "Query", "Reranker", "ScoredDoc", "Store"}
 # Loading them takes from half a second to several.
 HEAVY = {"torch", "transformers", "opensearchpy", "tantivy", "h5py", "ir_measures", "rich", "numpy"}
+# What the adapters are for: each may be imported by its own adapter alone.
+FRAMEWORKS = {"haystack", "langchain_core", "llama_index", "pandas", "pyterrier", "rerankers"}
 HOSTS = {
     "arxiv.org",
     "docs.astral.sh",
@@ -63,6 +65,12 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 @each_module
+def test_a_framework_is_imported_by_its_adapter_alone(path: Path) -> None:
+    if path.parent.name != "integrations":
+        assert set(imported(path)) & FRAMEWORKS == set()
+
+
+@each_module
 def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
@@ -97,7 +105,7 @@ def test_the_public_names_are_exactly_these() -> None:
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
     program = f"import json, sys, {package}; print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert set(json.loads(done.stdout)) & HEAVY == set()
+    assert set(json.loads(done.stdout)) & (HEAVY | FRAMEWORKS) == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -15,7 +15,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def python_example() -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    (section,) = re.findall(r"^## In Python\n(.*?)^## ", README.read_text(encoding="utf-8"), flags=re.S | re.M)
+    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
     return str(block)
 
 

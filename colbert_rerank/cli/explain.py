@@ -7,14 +7,13 @@ from pathlib import Path
 
 import click
 
+from colbert_rerank.cli.first_stage import FirstStageOptions, first_stage_options
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
 from colbert_rerank.cli.options import (
     FOLDER,
-    FirstStageOptions,
     OpenSearchOptions,
     StoreModelOptions,
-    first_stage_options,
     opensearch_options,
     store_model_options,
 )
