@@ -1,7 +1,6 @@
 """A ranker component for Haystack that re-ranks by the documents' ids, from a store."""
 
-from __future__ import annotations
-
+# Annotations are not put off here: older versions of Haystack, such as 2.20, read a component's as they stand.
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -71,7 +70,7 @@ class ColbertStoreRanker:
         return saved
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ColbertStoreRanker:
+    def from_dict(cls, data: dict[str, Any]) -> "ColbertStoreRanker":
         """The component that `to_dict` saved."""
         made: ColbertStoreRanker = default_from_dict(cls, data)
         return made
