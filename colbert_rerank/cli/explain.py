@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-from colbert_rerank.cli.first_stage import FirstStageOptions, first_stage_options
+from colbert_rerank.cli.first_stage import (
+    ElasticsearchOptions,
+    FirstStageOptions,
+    elasticsearch_options,
+    first_stage_options,
+)
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.opening import open_reranker, open_store, verify_option
 from colbert_rerank.cli.options import (
@@ -27,6 +32,7 @@ from colbert_rerank.cli.output import output_options, table, warn_always
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, not a table.")
 @first_stage_options
 @opensearch_options
+@elasticsearch_options
 @store_model_options
 @verify_option
 @output_options
@@ -37,6 +43,7 @@ def explain(
     as_json: bool,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
+    elastic: ElasticsearchOptions,
     model: StoreModelOptions,
     verify: str,
 ) -> None:
@@ -53,7 +60,7 @@ def explain(
     """
     from colbert_rerank import explanation
 
-    opened, candidates = first_stage.open(open_store(store, verify), server)
+    opened, candidates = first_stage.open(open_store(store, verify), server, elastic)
     reranker = open_reranker(opened, model)
     texts = [opened.manifest.recipe.text(document.fields) for document in candidates.fetch([doc_id])]
     found = explanation.explain(reranker, query, doc_id, texts[0] if texts else None)
