@@ -102,8 +102,8 @@ def test_the_wheel_says_what_it_needs_and_offers(built: Built) -> None:
         (programs,) = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/entry_points.txt")]
     assert "Requires-Python: <3.14,>=3.10" in metadata
     assert "License-Expression: Apache-2.0" in metadata
-    extras = ["aws", "faiss", "haystack", "ir-datasets", "langchain", "llama-index", "onnx", "pages", "pooling"]
-    extras += ["pyterrier", "rerankers"]
+    extras = ["aws", "elasticsearch", "faiss", "haystack", "ir-datasets", "langchain", "llama-index", "onnx", "pages"]
+    extras += ["pooling", "pyterrier", "rerankers", "serve"]
     assert re.findall(r"^Provides-Extra: (.*)$", metadata, flags=re.M) == extras
     assert "colbert-rerank = colbert_rerank.cli:main" in programs
 
