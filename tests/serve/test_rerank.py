@@ -157,9 +157,9 @@ def test_at_the_deadline_the_best_of_the_first_stage_are_scored(
 ) -> None:
     monkeypatch.setattr("colbert_rerank.serve.engine.DOCUMENTS_AT_ONCE", 10)
     monkeypatch.setattr("colbert_rerank.serve.service.GRACE", 5.0)
-    own.current = own.current._replace(reranker=Slow(reranker, 0.2))  # type: ignore[arg-type]
+    own.current = own.current._replace(reranker=Slow(reranker, 0.8))  # type: ignore[arg-type]
     with client_of(own) as client:
-        answer = client.post(PATH, json={"query": QUERY, "documents": IDS, "deadline_ms": 300})
+        answer = client.post(PATH, json={"query": QUERY, "documents": IDS, "deadline_ms": 1000})
         found = answer.json()
         metrics = client.get("/metrics").text
     assert answer.headers["x-colbert-rerank-status"] == found["status"] == "partial"
