@@ -51,6 +51,13 @@ class UnknownStoreError(UsageError):
     """No store of that name is served."""
 
 
+class EndingError(Exception):
+    """The engine takes nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is ending; ask another, or try again later")
+
+
 @dataclass(eq=False)
 class Aside:
     """Other work that wants the encoder, between requests."""
@@ -118,7 +125,7 @@ class Engine:
         return _known(self.ranker(job.store))
 
     def submit(self, job: Job) -> None:
-        """Have ``job.answer`` filled in. Raises BusyError, and InputError and UsageError for what is asked.
+        """Have ``job.answer`` filled in. Raises BusyError, EndingError, InputError and UsageError.
 
         The answer may be an InputError, a UsageError or a MissingVectorsError, too. Whatever else goes wrong is an
         answer of status "degraded".
@@ -129,14 +136,16 @@ class Engine:
         self._enqueue(job)
 
     def aside(self, work: Callable[[_T], _R], what: _T) -> Future[_R]:
-        """The result of ``work``, done in the engine's thread. Raises BusyError."""
+        """The result of ``work``, done in the engine's thread. Raises BusyError and EndingError."""
         aside = Aside(partial(work, what))
         self._enqueue(aside)
         return aside.answer
 
     def _enqueue(self, job: Job | Aside) -> None:
         with self._changed:
-            if self._closed or len(self._jobs) >= self._waiting:
+            if self._closed:
+                raise EndingError
+            if len(self._jobs) >= self._waiting:
                 raise BusyError(max(1.0, self._seconds * len(self._jobs)))
             self._jobs.append(job)
             self._changed.notify()

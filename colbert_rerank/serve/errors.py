@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
-from colbert_rerank.serve.engine import BusyError, UnknownStoreError
+from colbert_rerank.serve.engine import BusyError, EndingError, UnknownStoreError
 
 
 class TooLargeError(Exception):
@@ -51,6 +51,7 @@ STATUS: Mapping[type[Exception], int] = {
     UsageError: 422,
     BusyError: 429,
     NotReadyError: 503,
+    EndingError: 503,
 }
 TYPES = {401: "Unauthorized", 413: "Validation", 422: "Validation", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError
 from colbert_rerank.rerank import Reranker
-from colbert_rerank.serve.engine import Batch, BusyError, Engine
+from colbert_rerank.serve.engine import Batch, BusyError, EndingError, Engine
+from colbert_rerank.serve.errors import answer_of
 from colbert_rerank.serve.jobs import Asked, Job
 from colbert_rerank.serve.stores import ServedStore
 from colbert_rerank.store import Store
@@ -175,8 +176,9 @@ def test_what_was_taken_is_answered_before_the_end(own: ServedStore) -> None:
         for one in jobs:
             engine.submit(one)
     assert [one.answer.result(0).status for one in jobs] == ["ok"] * 20
-    with pytest.raises(BusyError):
+    with pytest.raises(EndingError) as ending:
         engine.submit(job())
+    assert answer_of(ending.value).status_code == 503
 
 
 def test_a_new_generation_is_served_without_a_pause(tmp_path: Path, tiny_encoder: Encoder) -> None:
