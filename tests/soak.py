@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks import record
 from tests.collection import documents
 from tests.ingest.killing import DOCUMENTS, kill_ingest
+from tests.serve.loading import load
 from tests.server.indices import make_index, put_documents
 from tests.server.node import OpenSearchNode
 from tests.store.corrupting import corrupt_store
@@ -52,6 +53,7 @@ def proofs(url: str) -> list[Proof]:
         Proof("several writers at once, some of them killed", 150, write_together),
         Proof("any bytes as manifest and header", 300_000, fuzz),
         Proof("power loss in a store's life", 50, lose_power),
+        Proof("load on the service, and overload", 50_000, load),
         Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),
         Proof("Ctrl-C of an ingest, embedded index", 40, lambda n, seed: kill_ingest(n, seed, signal.SIGINT)),
         Proof("kill -9 of an ingest into OpenSearch", 40, lambda n, seed: kill_ingest(n, seed, url=url, index="soak")),
