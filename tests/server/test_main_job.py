@@ -248,7 +248,8 @@ def test_the_readme_example_runs_as_it_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(client, index_name, tmp_path / "my-store", documents(30), Encoder.load("starter", device="cpu"))
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    section = README.read_text(encoding="utf-8").partition("\n## In Python\n")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
     query = queries(1)[0].text
     for words, ours in (
         ("http://127.0.0.1:9200", opensearch_url),  # this test's node, index and question: all else is the README's
