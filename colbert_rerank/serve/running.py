@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("colbert_rerank"):
         raise
-    raise MissingDependencyError("the service", "colbert-rerank[serve]") from None
+    raise MissingDependencyError("HTTP services", "fastapi", "orjson", "prometheus-client", "uvicorn") from None
 
 KEEP_ALIVE = 75  # seconds; OpenSearch keeps idle connections for 5, and none is to be closed while it is used
 BACKLOG = 2048  # connections that wait to be accepted

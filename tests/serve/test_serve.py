@@ -147,3 +147,12 @@ def test_a_port_that_is_taken(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = invoke("serve", "--store", f"real={folder}", "--port", str(taken.getsockname()[1]))
     assert (refused.status, "cannot listen at 127.0.0.1, port" in refused.err) == (2, True)
+
+
+def test_what_is_not_installed_is_named() -> None:
+    program = "import sys; sys.modules['fastapi'] = None; from colbert_rerank.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, "serve", "--store", "a=b"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+    assert done.returncode == 1
+    assert "HTTP services need fastapi and orjson" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
