@@ -21,6 +21,7 @@ OPTIONAL = {
     "onnxruntime": "queries encoded faster on a CPU (--query-backend onnx)",
     "pypdfium2": "pages of PDF files",
     "scipy": "token pooling (--pool-factor)",
+    "uvicorn": "the HTTP service (serve)",
 }
 
 
