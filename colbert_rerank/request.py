@@ -22,7 +22,7 @@ def check_text(query: Query) -> None:
         raise InputError(f"{named(query)}: {given!r:.100} is not a text")
     if not query.text.strip():
         raise InputError(f"{named(query)} is empty; give it some text")
-    if not _in_utf8(query.text):
+    if not in_utf8(query.text):
         raise InputError(f"{named(query)} is not text that UTF-8 can hold: {query.text!a}")
 
 
@@ -43,11 +43,12 @@ def check_texts(query: Query, first_stage: Sequence[ScoredDoc], texts: Sequence[
         given: object = text  # by callers that no type checker has seen
         if not isinstance(given, str):
             raise InputError(f"{named(query)}: candidate {document.doc_id!r} has {given!r:.100} for its text")
-        if not _in_utf8(text):
+        if not in_utf8(text):
             raise InputError(f"{named(query)}: candidate {document.doc_id!r} has a text that UTF-8 cannot hold")
 
 
-def _in_utf8(text: str) -> bool:
+def in_utf8(text: str) -> bool:
+    """Whether it is no half of a surrogate pair, which is no character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

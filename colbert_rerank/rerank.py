@@ -339,8 +339,8 @@ class Reranker:
         ranked = [ScoredDoc(query.query_id, i, score, exact=i not in rough) for score, i in best_first]
         if self.missing != "drop":
             lowest = ranked[-1].score if ranked else 0.0
-            for i, position in enumerate(np.flatnonzero(~np.isfinite(scores.values)).tolist()):
-                score = rounded_score(lowest - UNSCORED_GAP - i * UNSCORED_STEP)
+            left = np.flatnonzero(~np.isfinite(scores.values)).tolist()
+            for position, score in zip(left, unscored_scores(lowest, len(left)), strict=True):
                 ranked.append(ScoredDoc(query.query_id, first_stage[position].doc_id, score, scored=False))
         return ranked
 
@@ -386,6 +386,11 @@ def rounded_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     tenth = 10.0**DECIMALS
     found: npt.NDArray[np.float64] = np.rint(scores.astype(np.float32).astype(np.float64) * tenth) / tenth + 0.0
     return found
+
+
+def unscored_scores(lowest: float, count: int) -> list[float]:
+    """What keeps ``count`` documents without scores in their places, below the ``lowest`` that was scored."""
+    return [rounded_score(lowest - UNSCORED_GAP - i * UNSCORED_STEP) for i in range(count)]
 
 
 def _none(count: int) -> Scores:

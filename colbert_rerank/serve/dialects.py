@@ -11,26 +11,25 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from colbert_rerank.errors import InputError
+from colbert_rerank.request import in_utf8
+from colbert_rerank.rerank import Missing
 from colbert_rerank.serve.decimals import decimal
 from colbert_rerank.serve.jobs import Answer, Asked, Job, Result
 
 
 def _whole(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    if not in_utf8(text):
+        raise ValueError("it holds half of a surrogate pair, which is no character")
     return text
 
 
 Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=0)] | None
-Missing = Literal["first_stage", "encode", "drop", "error"]
 
 
 class Request(BaseModel, ABC):
@@ -139,15 +138,20 @@ class TextsRequest(Request):
         return tei(job, answer.results, self.return_text)
 
 
-class VoyageRequest(Request):
+class StringsRequest(Request):
+    """A query, and documents as strings and nothing else."""
+
     query: Text
     documents: list[Text]
     model: Text | None = None
-    top_k: Count = None
-    return_documents: bool = False
 
     def job(self, store: str | None) -> Job:
         return Job(store, self.query, [asked(d, store) for d in self.documents])
+
+
+class VoyageRequest(StringsRequest):
+    top_k: Count = None
+    return_documents: bool = False
 
     def answer(self, job: Job, answer: Answer) -> Any:
         data = [
@@ -158,15 +162,9 @@ class VoyageRequest(Request):
         return {"object": "list", "data": data, "model": answer.model, "usage": {"total_tokens": answer.tokens}}
 
 
-class InfinityRequest(Request):
-    query: Text
-    documents: list[Text]
-    model: Text | None = None
+class InfinityRequest(StringsRequest):
     top_n: Count = None
     return_documents: bool = False
-
-    def job(self, store: str | None) -> Job:
-        return Job(store, self.query, [asked(d, store) for d in self.documents])
 
     def answer(self, job: Job, answer: Answer) -> Any:
         results = [
@@ -177,14 +175,8 @@ class InfinityRequest(Request):
         return {"object": "rerank", "results": results, **envelope(answer), "created": int(time.time())}
 
 
-class VllmRequest(Request):
-    query: Text
-    documents: list[Text]
-    model: Text | None = None
+class VllmRequest(StringsRequest):
     top_n: Count = None
-
-    def job(self, store: str | None) -> Job:
-        return Job(store, self.query, [asked(d, store) for d in self.documents])
 
     def answer(self, job: Job, answer: Answer) -> Any:
         results = [

@@ -6,15 +6,13 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from colbert_rerank.errors import InputError
-from colbert_rerank.rerank import UNSCORED_GAP, Missing, rounded_score
-from colbert_rerank.scoring import UNSCORED_STEP
+from colbert_rerank.rerank import Missing, rounded_score, unscored_scores
 
 Status = Literal["ok", "partial", "degraded"]
 Source = Literal["store", "encoded", "first_stage"]
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 DEADLINE = "the deadline passed"
 NO_VECTORS = "documents without vectors"
@@ -96,9 +94,7 @@ def ranked(job: Job, scores: Mapping[int, tuple[float, Source]], dropped: Collec
     exact.sort(key=lambda r: (r.score, ids[r.place]), reverse=True)
     lowest = exact[-1].score if exact else 0.0
     left = [i for i in job.first_stage_order() if i not in scores and i not in dropped]
-    below = [
-        Result(i, rounded_score(lowest - UNSCORED_GAP - n * UNSCORED_STEP), "first_stage") for n, i in enumerate(left)
-    ]
+    below = [Result(i, score, "first_stage") for i, score in zip(left, unscored_scores(lowest, len(left)), strict=True)]
     return Answer([*exact, *below], **more)
 
 
