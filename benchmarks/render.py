@@ -212,7 +212,7 @@ COUNTED = {
 
 def bench(data: dict[str, Any]) -> str:
     found = {row["name"]: row for row in data["rows"]}
-    lines = _comparisons((*table.SCORING, *table.SERVER), found)
+    lines = _comparisons((*table.SCORING, *table.PASSAGES, *table.SERVER), found)
     stages = found.get(table.SERVER[-1].name, {}).get("stages_ms", {})
     if stages:
         each = ", ".join(f"{LABELS.get(stage, stage)} {ms:.1f}" for stage, ms in stages.items())

@@ -7,14 +7,14 @@ others, and all that is compared takes its turn in each repetition. Encoding is 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbert_rerank.bench import cross_encoder, gpu, rows, server
-from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents, ids_of
-from colbert_rerank.bench.peers import Matrices, started
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, TOKENS, Documents, ids_of, passage_lengths
+from colbert_rerank.bench.peers import started
 from colbert_rerank.bench.rows import Progress, Row
 from colbert_rerank.bench.turns import Work, in_turns, wall_ms
 from colbert_rerank.errors import UsageError
@@ -60,10 +60,12 @@ def measure(
         folder = Path(made)
         least = max(2 * k, *(2 * depth for depth in server.DEPTHS.values()))
         counts = [max(least, CACHES * last_cache() // (TOKENS * row)) for row in (DIM + 4, 4 * DIM)]
+        found = _passages(counts[1], peers, folder, versions, shape, progress)
         size = TOKENS * (counts[0] * (2 * DIM + DIM + 4) + counts[1] * 4 * DIM)
         progress(f"making stores, {size / 1e9:.1f} GB of them")
-        documents = Documents(folder, *counts)  # int8 and float32: each as large as it has to be
-        found = _scoring(documents, peers, versions, shape, progress)
+        # int8 and float32: each as large as it has to be
+        documents = Documents(folder, [TOKENS] * counts[0], counts[1])
+        found += _scoring(documents, rows.SCORING, peers, versions, shape, progress)
         found += server.measure(client, documents, encoder, folder, versions, shape, progress)
         found += cross_encoder.measure(documents, with_cross_encoder, shape, progress)
         found += gpu.measure(documents, folder, peers, versions, with_cross_encoder, shape, progress)
@@ -87,29 +89,49 @@ def last_cache() -> int:
     return max((int(size[:-1]) * 1024 for size in sizes if size.endswith("K")), default=32 << 20)
 
 
+def _passages(
+    count: int,
+    peers: Mapping[str, str],
+    folder: Path,
+    versions: dict[str, str],
+    shape: dict[str, int],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """With documents as long as passages are, ``count`` of them as float32 and twice as many as float16."""
+    count += count // 20  # to cut off the longest makes them shorter
+    lengths = passage_lengths(2 * count)
+    progress("making a store of passages")
+    with tempfile.TemporaryDirectory(dir=folder) as made:  # gone before the larger ones need its memory
+        documents = Documents(Path(made), lengths, count, ["float16"])
+        found = _scoring(documents, rows.PASSAGES, peers, versions, shape, progress)
+    return [row | {"mean_passage_tokens": sum(lengths) / len(lengths)} for row in found]
+
+
 def _scoring(
     documents: Documents,
+    listed: Sequence[Row],
     peers: Mapping[str, str],
     versions: dict[str, str],
     shape: dict[str, int],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    matrices = Matrices(documents.query_file, documents.vectors, TOKENS, documents.in_memory)
-    wanted = {row.peer: None for row in rows.SCORING if row.peer in rows.LABELS}
+    wanted = {row.peer: None for row in listed if row.peer in rows.LABELS}
+    sides = [side for row in listed for side in (row.ours, row.peer)]
     with ExitStack() as opened:
         progress(f"starting {', '.join(wanted)}")
         theirs, missing = started(
             opened,
             wanted,
             peers,
-            matrices,
+            documents.file,
             shape["threads"],
             lambda numbers: documents.score("float16", ids_of(numbers)),
             versions,
         )
         progress("measuring")
-        times = in_turns(_ours(documents) | theirs, shape["k"], shape["repeats"])
-    return [_row(row, times, missing, shape) for row in rows.SCORING]
+        ours = {name: work for name, work in _ours(documents).items() if name in sides}
+        times = in_turns(ours | theirs, shape["k"], shape["repeats"])
+    return [_row(row, times, missing, shape) for row in listed]
 
 
 def _ours(documents: Documents) -> dict[str, Work]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, ids_of
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, ids_of, passage_lengths
 from colbert_rerank.bench.rows import CROSS_ENCODER, Progress, Row, counted, measured, missing
 from colbert_rerank.bench.turns import wall_ms
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PAPER_PAIR, PAPER_DOCUMENT = 512, 180  # tokens
 # A cross-encoder reads a query as long as it is, eight words or so, between [CLS] and two [SEP].
 OWN_QUERY, AROUND = 10, 3
-SHORTEST, MEAN, LONGEST, SPREAD = 16, 68, 180, 0.5  # tokens of a passage: a lognormal distribution, clipped
 REPEATS = 3  # of the cross-encoder, which takes minutes on a CPU
 # Tokens of one forward pass, of which the fastest is found, and by how many pairs.
 BATCH_TOKENS = {"cpu": (512, 1024, 4096), "cuda": (8192, 32768, 131072)}
@@ -54,12 +53,6 @@ def measure(documents: Documents, wanted: bool, shape: dict[str, int], progress:
     found[1]["mean_passage_tokens"] = float(np.mean(lengths))
     progress("timing a cross-encoder: minutes")
     return [*found, time_row(timed, documents, "cpu", shape)]
-
-
-def passage_lengths(k: int) -> list[int]:
-    """Tokens of ``k`` passages, the same at each call."""
-    drawn = np.random.default_rng(68).lognormal(np.log(MEAN) - SPREAD**2 / 2, SPREAD, k)
-    return [int(n) for n in np.clip(np.rint(drawn), SHORTEST, LONGEST)]
 
 
 def pair_length(passage: int) -> int:

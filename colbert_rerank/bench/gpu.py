@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from colbert_rerank.bench import resident
 from colbert_rerank.bench.cross_encoder import ASKED, time_row
-from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, unit_vectors
+from colbert_rerank.bench.documents import DIM, QUERY_TOKENS, Documents, Matrices, unit_vectors
 from colbert_rerank.bench.peer import ON_GPU, device_ms
-from colbert_rerank.bench.peers import Matrices, started
+from colbert_rerank.bench.peers import started
 from colbert_rerank.bench.rows import GPU, Progress, measured, missing
 from colbert_rerank.bench.turns import Work, in_turns
 from colbert_rerank.maxsim import scores_of
@@ -62,9 +62,9 @@ def _kernels(
     tokens, count = KERNEL_TOKENS, max(KERNEL_DOCUMENTS, 2 * shape["k"])
     rng, rows = np.random.default_rng(4), {row.peer: row for row in GPU if row.peer in ON_GPU}
     query, vectors = unit_vectors(rng, QUERY_TOKENS, DIM), unit_vectors(rng, count * tokens, DIM)
-    matrices = Matrices(folder / "gpu-query.npy", folder / "gpu-vectors.npy", tokens, count)
-    np.save(matrices.query, query)
-    np.save(matrices.vectors, vectors)
+    (folder / "gpu").mkdir()
+    matrices = Matrices.make(folder / "gpu", query, [tokens] * count)
+    np.load(matrices.vectors, mmap_mode="r+")[:] = vectors
     halves = vectors.astype(np.float16).reshape(count, tokens, DIM)
 
     def docs(numbers: list[int]) -> DeviceRanges:

@@ -1,6 +1,6 @@
 """Another library, scoring the same documents in a process of its own. Run by path, by any Python that has it.
 
-    PYTHON peer.py NAME VECTORS.npy QUERY.npy TOKENS THREADS
+    PYTHON peer.py NAME QUERY.npy VECTORS.npy OFFSETS.npy THREADS
 
 First goes out {"version"}. Lines come in on stdin, each a JSON list of document numbers; for each goes out {"ms",
 "scores"}. The matrices of the documents are in memory, that of the GPU for a library that uses it, before the clock
@@ -63,17 +63,17 @@ ON_GPU = ("late_interaction_kernels", "flash_maxsim")
 def main() -> None:
     import numpy as np
 
-    name, vectors, query, tokens, threads = sys.argv[1:]
+    name, query, vectors, offsets, threads = sys.argv[1:]
     prepare = LIBRARIES[name]
-    V, Q, T = np.load(vectors), np.load(query), int(tokens)
+    Q, V, begins = np.load(query), np.load(vectors), np.load(offsets).tolist()
     if name in WITH_TORCH:
         import torch
 
         torch.set_num_threads(int(threads))
-    prepare(Q, [V[:T]])()  # imports, and whatever else is done once
+    prepare(Q, [V[: begins[1]]])()  # imports, and whatever else is done once
     _say({"version": _version(name)})
     for line in sys.stdin:
-        matrices = [V[number * T : (number + 1) * T] for number in json.loads(line)]
+        matrices = [V[begins[number] : begins[number + 1]] for number in json.loads(line)]
         work = prepare(Q, matrices)
         ms, scores = (device_ms if name in ON_GPU else _wall_ms)(work)
         _say({"ms": ms, "scores": [float(score) for score in scores]})

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.bench import peer
-from colbert_rerank.bench.documents import QUERY_TOKENS
+from colbert_rerank.bench.documents import QUERY_TOKENS, Matrices
 from colbert_rerank.bench.turns import Work
 from colbert_rerank.errors import UsageError
 
@@ -25,15 +25,6 @@ CHECKED = 100  # documents
 
 class PeerMissingError(Exception):
     """It is not installed, or does not run here; the message is its own."""
-
-
-class Matrices(NamedTuple):
-    """What a peer scores: a query, and documents of ``tokens`` rows each, as float32 in files of NumPy."""
-
-    query: Path
-    vectors: Path
-    tokens: int
-    documents: int
 
 
 class Answer(NamedTuple):
@@ -48,9 +39,9 @@ class Peer:
         self._name, folder = name, matrices.vectors.parent
         self._errors = (folder / f"{name}.stderr").open("w+", encoding="utf-8")
         counted = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        files = [str(matrices.vectors), str(matrices.query)]
+        files = [str(matrices.query), str(matrices.vectors), str(matrices.offsets)]
         found = str(Path(python).absolute()) if os.sep in python else python  # it is called from another folder
-        command = [found, peer.__file__, name, *files, str(matrices.tokens), str(threads)]
+        command = [found, peer.__file__, name, *files, str(threads)]
         try:
             self._process = subprocess.Popen(
                 command,

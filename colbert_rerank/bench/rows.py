@@ -30,6 +30,12 @@ SCORING = (
     Row("cpu_fp16_vs_one_copy", "float16", "one copy of the bytes"),
 )
 
+# The same with documents as long as passages are.
+PASSAGES = (
+    Row("cpu_fp16_passages_vs_maxsim_cpu", "float16", "maxsim_cpu", "as found"),
+    Row("cpu_fp16_passages_vs_pylate", "float16", "pylate", "as found"),
+)
+
 _LATE = "OpenSearch lateInteractionScore, ids re-ordered"
 SERVER = (
     Row("cpu_fp16_vs_opensearch_k100", "float16, ids re-ordered", _LATE),

@@ -114,7 +114,7 @@ def _taken(client: opensearchpy.OpenSearch, name: str) -> UsageError:
 def _late_interaction(
     client: opensearchpy.OpenSearch, documents: Documents, shape: dict[str, int], progress: Progress
 ) -> list[dict[str, Any]]:
-    rows, count = [row for row in SERVER if row.name in DEPTHS], min(INDEXED, documents.in_memory)
+    rows, count = [row for row in SERVER if row.name in DEPTHS], min(INDEXED, documents.file.documents)
     progress(f"indexing {count:,} documents with their vectors")
     settings = {"number_of_shards": shape["threads"], "number_of_replicas": 0, "refresh_interval": "-1"}
     fields = {DOC_ID: {"type": "keyword"}, "tokens": OPENSEARCH_FIELD}
@@ -232,7 +232,8 @@ def _store_of(encoder: Encoder, origin: Origin, folder: Path) -> Path:
     rng = np.random.default_rng(3)
     with writing(folder, manifest) as writer:
         for start in range(0, PASSAGES, UNIT):
-            add(writer, unit_vectors(rng, min(UNIT, PASSAGES - start) * TOKENS, encoder.dim), start)
+            count = min(UNIT, PASSAGES - start)
+            add(writer, unit_vectors(rng, count * TOKENS, encoder.dim), [TOKENS] * count, start)
         writer.finish()
     return folder
 

@@ -63,7 +63,7 @@ def table(done: Result, file: Path) -> dict[str, dict[str, Any]]:
     found = json.loads(file.read_text())
     assert {"machine", "versions", "rows"} <= found.keys()
     by_name = {row["name"]: row for row in found["rows"]}
-    every = (*rows.SCORING, *rows.SERVER, *rows.CROSS_ENCODER, *rows.GPU)
+    every = (*rows.PASSAGES, *rows.SCORING, *rows.SERVER, *rows.CROSS_ENCODER, *rows.GPU)
     assert [*by_name] == [row.name for row in every]
     lines = done.check().out.splitlines()
     for (name, row), line in zip(by_name.items(), lines, strict=True):
@@ -100,8 +100,9 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("bench", "--k", "100", "--repeats", "3", "--json", file, "--peer", f"maxsim_cpu={python}")
     by_name = table(done, file)
     found = json.loads(file.read_text())
+    assert by_name["cpu_fp16_passages_vs_maxsim_cpu"]["mean_passage_tokens"] == pytest.approx(documents.TOKENS, abs=5)
     assert found["documents"] * documents.TOKENS * (documents.DIM + 4) >= 9.9 * cases.last_cache()
-    for row in rows.SCORING:
+    for row in (*rows.PASSAGES, *rows.SCORING):
         if row.peer == "pylate":
             assert "No module named 'pylate'" in by_name[row.name]["missing"]
         else:
@@ -135,10 +136,10 @@ def test_operations_are_those_of_the_architecture(monkeypatch: pytest.MonkeyPatc
 
 
 def test_passages_are_as_long_as_they_are_said_to_be() -> None:
-    lengths = cross_encoder.passage_lengths(1000)
-    assert lengths == cross_encoder.passage_lengths(1000)
-    assert sum(lengths) / 1000 == pytest.approx(cross_encoder.MEAN, abs=3)
-    assert cross_encoder.SHORTEST <= min(lengths) < max(lengths) <= cross_encoder.LONGEST
+    lengths = documents.passage_lengths(1000)
+    assert lengths == documents.passage_lengths(1000)
+    assert sum(lengths) / 1000 == pytest.approx(documents.TOKENS, abs=3)
+    assert documents.SHORTEST <= min(lengths) < max(lengths) <= documents.LONGEST
 
 
 @pytest.mark.triton
@@ -170,7 +171,7 @@ def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pyte
 def test_a_store_that_there_is_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """As a CPU has none; and a kernel that there is not."""
     monkeypatch.setattr("colbert_rerank.maxsim.gpu.fault", lambda device: fault)
-    made = documents.Documents(tmp_path, 20, 20)
+    made = documents.Documents(tmp_path, [5] * 20, 20)
     found = resident.measure(made, tmp_path, "cpu", {"k": 5, "threads": 1, "repeats": 1})
     pinned, on_gpu, batch = (found[row.name]["missing"] for row in rows.RESIDENT)
     assert pinned.startswith("resident pinned is for a CUDA GPU")
@@ -183,7 +184,7 @@ def test_a_store_that_there_is_no_room_for(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("pairs", [1, 7, 1000])
 def test_a_batch_is_its_queries_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
     monkeypatch.setattr(resident, "PAIRS", pairs)
-    store, rng, k = documents.Documents(tmp_path, 20, 20).stores["float16"], np.random.default_rng(1), 3
+    store, rng, k = documents.Documents(tmp_path, [5] * 20, 20).stores["float16"], np.random.default_rng(1), 3
     docs = DeviceRows(store, [InMemory.of(store.plane()[0], DEVICE)]).read(
         [str(n) for n in rng.integers(20, size=5 * k)]
     )

@@ -38,7 +38,9 @@ def line(text: str, name: str) -> list[str]:
 
 
 def named(name: str) -> rows.Row:
-    (row,) = (r for r in (*rows.SCORING, *rows.SERVER, *rows.CROSS_ENCODER, *rows.GPU) if r.name == name)
+    (row,) = (
+        r for r in (*rows.PASSAGES, *rows.SCORING, *rows.SERVER, *rows.CROSS_ENCODER, *rows.GPU) if r.name == name
+    )
     return row
 
 
