@@ -261,7 +261,11 @@ class Reranker:
         return self._scorer.scores(Q, doc_ids)
 
     def score_texts(self, Q: npt.NDArray[np.float32], texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Scores [n] of documents that are encoded now, as if they were stored."""
+        """Scores [n] of documents that are encoded now, as if they were stored.
+
+        Raises UsageError and StoreMismatchError where texts are not what the store is made of.
+        """
+        self._check_can_encode("score_texts")
         with self.report.timed("encode_missing"):
             encoded = self._encoded(texts)
         return np.array([self._scorer.of_vectors(Q, "", vectors) for vectors in encoded])

@@ -131,7 +131,7 @@ class Engine:
         answer of status "degraded".
         """
         check_text(Query("", job.query))
-        job.first_stage_order()
+        _ = job.first_stage_order  # what is wrong with it is said now
         self.ranker(job.store)
         self._enqueue(job)
 
@@ -210,7 +210,7 @@ class _Run:
         scores: dict[int, tuple[float, Source]] = {}
         places: dict[str, list[int]] = {}  # an id may be asked for more than once
         absent: list[int] = []
-        for i in job.first_stage_order():
+        for i in job.first_stage_order:
             doc_id = job.documents[i].doc_id
             if doc_id is not None and doc_id not in NO_IDS:
                 places.setdefault(doc_id, []).append(i)

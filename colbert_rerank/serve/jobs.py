@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from colbert_rerank.errors import InputError
@@ -68,6 +69,7 @@ class Job:
         """All that may have to be encoded."""
         return [self.query, *(d.text for d in self.documents if d.text is not None)]
 
+    @cached_property
     def first_stage_order(self) -> list[int]:
         """Indices of the documents as the first stage ranks them: by its scores where it gave all, else as asked.
 
@@ -93,7 +95,7 @@ def ranked(job: Job, scores: Mapping[int, tuple[float, Source]], dropped: Collec
     exact.sort(key=lambda r: r.place)
     exact.sort(key=lambda r: (r.score, ids[r.place]), reverse=True)
     lowest = exact[-1].score if exact else 0.0
-    left = [i for i in job.first_stage_order() if i not in scores and i not in dropped]
+    left = [i for i in job.first_stage_order if i not in scores and i not in dropped]
     below = [Result(i, score, "first_stage") for i, score in zip(left, unscored_scores(lowest, len(left)), strict=True)]
     return Answer([*exact, *below], **more)
 

@@ -198,6 +198,9 @@ def test_a_store_of_pages_is_no_store_of_texts(folder: Path, tmp_path: Path, enc
     store = store_of(folder, tmp_path / "store", encoder)
     with pytest.raises(UsageError, match="the store is of page images, which an index cannot give back"):
         Reranker(store, encoder, missing="encode")
+    query = encoder.encode_queries(["tides"])[0]
+    with pytest.raises(UsageError, match="score_texts: the store is of page images"):
+        Reranker(store, encoder).score_texts(query, ["a text that a caller sends along"])
     read = Encoder.load(str(MODEL), device="cpu", choices=Choices(text_documents=True))
     with pytest.raises(StoreMismatchError, match="pages: the store has True, this run none"):
         ingest([], store.folder, read, recipe=Recipe(), report=IngestReport(InputReport()), codec="float32")

@@ -19,7 +19,7 @@ import numpy as np
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.rerank import Reranker
 from tests.collection import documents, ingested, queries
-from tests.serve.test_serve import WAIT, Running, running
+from tests.serve.running import WAIT, Running, running
 
 CLIENTS = (8, 64)
 DOCUMENTS, QUERIES, ASKED = 200, 20, 100

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from colbert_rerank.serve.routes import DIALECTS
 from tests.collection import documents
-from tests.serve.test_serve import running
+from tests.serve.running import running
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

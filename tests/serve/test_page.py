@@ -16,7 +16,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.types import Document
 from tests.collection import documents, ingested
 from tests.serve.browser import browser
-from tests.serve.test_serve import Running, running
+from tests.serve.running import Running, running
 
 pytestmark = pytest.mark.browser
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import re
 import signal
 import socket
@@ -12,62 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.terminal import invoke
 from tests.collection import documents, queries
+from tests.serve.running import WAIT, running
 
 IDS = [d.doc_id for d in documents(40)]
-WAIT = 120  # seconds, on a busy machine
-
-
-class Running:
-    def __init__(self, process: subprocess.Popen[str], url: str, said: str) -> None:
-        self.process = process
-        self.host, self.port = url.removeprefix("http://").rsplit(":", 1)
-        self.said = said
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host.strip("[]"), int(self.port), timeout=WAIT)
-
-    def ask(self, body: object, path: str = "/v1/stores/real/rerank", **headers: str) -> tuple[int, Any]:
-        with closing(self.connect()) as connection:
-            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-
-    def metrics(self) -> str:
-        with closing(self.connect()) as connection:
-            connection.request("GET", "/metrics")
-            return connection.getresponse().read().decode()
-
-
-@contextmanager
-def running(folder: Path, *options: str, **environment: str) -> Iterator[Running]:
-    arguments = [sys.executable, "-m", "colbert_rerank", "serve", "--store", f"real={folder}", "--port", "0", *options]
-    process = subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    )
-    assert process.stderr is not None
-    said = ""
-    try:
-        for line in process.stderr:
-            said += line
-            if found := re.search(r"listening at (http://\S+?),? ", line):
-                yield Running(process, found[1], line)
-                break
-        else:
-            raise AssertionError(said)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(WAIT)
-        process.stderr.close()
 
 
 def test_it_answers_and_ends_when_it_is_told_to(folder: Path) -> None:
