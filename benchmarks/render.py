@@ -21,6 +21,7 @@ README = HERE.parent / "README.md"
 CHECKPOINTS = HERE.parent / "docs" / "checkpoints.md"
 SCORING = HERE.parent / "docs" / "scoring.md"
 BENCHMARKS = HERE.parent / "docs" / "benchmarks.md"
+SERVICE = HERE.parent / "docs" / "service.md"
 NAMES = {"dl19": "TREC DL19", "scifact": "SciFact", "cranfield": "Cranfield", "musique_mini": "MuSiQue (bundled)"}
 
 
@@ -271,6 +272,44 @@ def _recorded(name: str, data: dict[str, Any]) -> str:
     return f"{shape}\n{source(name, data, '../', 'bench')}"
 
 
+def by_id(data: dict[str, Any]) -> str:
+    lines = [
+        f"The best {data['k']} of BM25 for queries of {NAMES[data['collection']]}, re-ranked with the starter on "
+        f"{data['machine']['cores']} CPU cores: by their ids, by their texts through the same service, and by their "
+        f"texts with rerankers {data['rerankers']}, which loads the same checkpoint. Milliseconds a query, median (10th "
+        "to 90th percentile):",
+        "",
+        f"| | ms | times as long | of the first {data['top']} the same |",
+        "|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        spread = f"{times(row['median_ms'])} ({times(row['p10_ms'])} to {times(row['p90_ms'])})"
+        lines.append(f"| {row['name']} | {spread} | {times(row['ratio'])} | {row['same_of_top']:.1f} |")
+    return "\n".join([*lines, "", source("by_id", data, "../")])
+
+
+def load(data: dict[str, Any]) -> str:
+    (proof,) = (row for row in data["rows"] if row["proof"].startswith("load on the service"))
+    report, more = proof["report"], proof["report"]["overload"]
+    lines = [
+        f"Clients on loopback, each asking for {report['asked']} ids at a time with no pause, {proof['n']:,} requests "
+        "for each number of them, every answer compared with what the re-ranker gives alone:",
+        "",
+        "| clients | requests a second | p50 ms | p95 ms | p99 ms | refused with 429 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["clients"]:
+        ms = [times(row[f"{name}_ms"]) for name in ("p50", "p95", "p99")]
+        cells = [str(row["clients"]), times(row["requests_per_second"]), *ms, f"{row['refused']:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = (
+        f"The process grew by {report['grown_bytes'] / 2**20:.0f} MiB meanwhile. Where only 4 may wait, {more['refused']:,} of "
+        f"{more['requests']:,} requests were refused with 429, and none got anything else; then all were answered again."
+    )
+    where = f"[benchmarks/results/soak.json](../benchmarks/results/soak.json) by `bash scripts/soak --only load`"
+    return "\n".join([*lines, "", notes, f"Recorded in {where} (commit {proof['commit']}, {proof['processor']})."])
+
+
 def times(value: float) -> str:
     """Three digits, or all before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -307,7 +346,9 @@ PAGES = {
     CHECKPOINTS: (parity,),
     SCORING: (exactness,),
     BENCHMARKS: (bench, bench_gpu),
+    SERVICE: (by_id, load),
 }
+FILES = {"load": "soak"}
 # Tables that are shown before they are recorded.
 AHEAD = (bench, bench_gpu)
 
@@ -317,7 +358,7 @@ def rendered(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     for render in PAGES[page]:
         name = render.__name__
-        path = HERE / "results" / f"{name}.json"
+        path = HERE / "results" / f"{FILES.get(name, name)}.json"
         ahead = render in AHEAD and not path.exists()
         data = {"rows": []} if ahead else json.loads(path.read_text(encoding="utf-8"))
         before, _, rest = text.partition(f"<!-- {name} -->\n")

@@ -73,13 +73,14 @@ def main() -> int:
     # what a shell puts into the background is deaf to Ctrl-C, and so would the victims be
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = _kept(options.output, options.only)
-    commit = record.environment()["commit"]
+    here = record.environment()
+    known = {"commit": here["commit"], "processor": here["machine"]["processor"]}
     with OpenSearchNode() as node:
         for proof in proofs(node.url):
             if options.only not in proof.name:
                 continue
             n, began = max(1, round(proof.n * options.part)), time.monotonic()
-            row: dict[str, Any] = {"proof": proof.name, "n": n, "seed": options.seed, "commit": commit}
+            row: dict[str, Any] = {"proof": proof.name, "n": n, "seed": options.seed, **known}
             try:
                 row |= {"report": proof.run(n, options.seed)._asdict(), "failure": None}
             except Exception:

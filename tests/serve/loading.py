@@ -32,6 +32,7 @@ class Report(NamedTuple):
     clients: list[dict[str, float]]
     overload: dict[str, int]
     grown_bytes: int
+    asked: int = ASKED  # ids of a request
 
 
 class Answered(NamedTuple):
