@@ -276,8 +276,8 @@ def by_id(data: dict[str, Any]) -> str:
     lines = [
         f"The best {data['k']} of BM25 for queries of {NAMES[data['collection']]}, re-ranked with the starter on "
         f"{data['machine']['cores']} CPU cores: by their ids, by their texts through the same service, and by their "
-        f"texts with rerankers {data['rerankers']}, which loads the same checkpoint. Milliseconds a query, median (10th "
-        "to 90th percentile):",
+        f"texts with rerankers {data['rerankers']}, which loads the same checkpoint. Milliseconds a query, median "
+        "(10th to 90th percentile):",
         "",
         f"| | ms | times as long | of the first {data['top']} the same |",
         "|---|---|---|---|",
@@ -303,10 +303,11 @@ def load(data: dict[str, Any]) -> str:
         cells = [str(row["clients"]), times(row["requests_per_second"]), *ms, f"{row['refused']:,}"]
         lines.append(f"| {' | '.join(cells)} |")
     notes = (
-        f"The process grew by {report['grown_bytes'] / 2**20:.0f} MiB meanwhile. Where only 4 may wait, {more['refused']:,} of "
-        f"{more['requests']:,} requests were refused with 429, and none got anything else; then all were answered again."
+        f"The process grew by {report['grown_bytes'] / 2**20:.0f} MiB meanwhile. Where only 4 may wait, "
+        f"{more['refused']:,} of {more['requests']:,} requests were refused with 429, and none got anything else; then "
+        "all were answered again."
     )
-    where = f"[benchmarks/results/soak.json](../benchmarks/results/soak.json) by `bash scripts/soak --only load`"
+    where = "[benchmarks/results/soak.json](../benchmarks/results/soak.json) by `bash scripts/soak --only load`"
     return "\n".join([*lines, "", notes, f"Recorded in {where} (commit {proof['commit']}, {proof['processor']})."])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.server.elasticsearch import ElasticsearchNode
-from tests.server.node import OpenSearchNode
+from tests.server.node import RERANKING, OpenSearchNode
 from tests.server.rest import call
 from tests.server.secured import SecuredNode
 
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if {"secured_node", "elasticsearch_node"} & set(fixtures):
+        if {"secured_node", "elasticsearch_node", "plugins_node"} & set(fixtures):
             item.add_marker(pytest.mark.own_node)
         if "opensearch_url" in fixtures or item.get_closest_marker("own_node"):
             item.add_marker(pytest.mark.server)
@@ -118,6 +118,13 @@ def opensearch_url() -> Iterator[str]:
 def secured_node() -> Iterator[SecuredNode]:
     """A real node behind OpenSearch's security plugin: ``url`` (https), ``ca_file``, ``admin``, ``reader``."""
     with SecuredNode() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def plugins_node() -> Iterator[OpenSearchNode]:
+    """A real OpenSearch with what its standard distribution has for re-ranking: k-NN, ml-commons, neural-search."""
+    with OpenSearchNode(heap="1g", plugins=RERANKING) as node:
         yield node
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import record
-from tests.collection import documents
+from tests.collection import MUSIQUE, documents
 from tests.ingest.killing import DOCUMENTS, kill_ingest
 from tests.serve.loading import load
+from tests.server.in_search import rerank_in_search
 from tests.server.indices import make_index, put_documents
-from tests.server.node import OpenSearchNode
+from tests.server.node import RERANKING, OpenSearchNode
 from tests.store.corrupting import corrupt_store
 from tests.store.fuzzing import fuzz
 from tests.store.killing import kill_store
@@ -33,12 +35,19 @@ from tests.store.together import write_together
 
 SEED = 20261125
 SOURCE = "soak-source"
+COLLECTION = "COLBERT_RERANK_COLLECTION"
 
 
 class Proof(NamedTuple):
     name: str
     n: int
     run: Callable[[int, int], Any]  # size and seed to a report
+
+
+def rerank_inside(n: int, seed: int) -> Any:
+    """All queries of the bundled collection, or of the one in BEIR layout that this variable names."""
+    with OpenSearchNode(heap="1g", plugins=RERANKING) as node:
+        return rerank_in_search(n, seed, node.url, collection=Path(os.environ.get(COLLECTION, MUSIQUE)))
 
 
 def proofs(url: str) -> list[Proof]:
@@ -54,6 +63,7 @@ def proofs(url: str) -> list[Proof]:
         Proof("any bytes as manifest and header", 300_000, fuzz),
         Proof("power loss in a store's life", 50, lose_power),
         Proof("load on the service, and overload", 50_000, load),
+        Proof("re-ranking inside OpenSearch, its service failing", 10_000, rerank_inside),
         Proof("kill -9 of an ingest, embedded index", 100, kill_ingest),
         Proof("Ctrl-C of an ingest, embedded index", 40, lambda n, seed: kill_ingest(n, seed, signal.SIGINT)),
         Proof("kill -9 of an ingest into OpenSearch", 40, lambda n, seed: kill_ingest(n, seed, url=url, index="soak")),

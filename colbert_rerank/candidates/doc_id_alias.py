@@ -14,6 +14,7 @@ SAMPLED_IDS = 1000
 # Measured on OpenSearch 3.6 with 300 to 50,000 ids of six kinds: 3 to 4 bytes beyond the id, for ordinals and lengths;
 # ids that are numbers or base64 take less than their text, so this is nearly always too much rather than too little.
 OVERHEAD_BYTES = 5
+DOC_ID_ALIAS = {"properties": {DOC_ID: {"type": "alias", "path": "_id"}}}
 
 
 def estimate_fielddata_bytes(client: opensearchpy.OpenSearch, index: str) -> int:
@@ -37,12 +38,16 @@ def add_doc_id_alias(client: opensearchpy.OpenSearch, index: str) -> list[str]:
     An index of ours has its column and is left as it is. Documents are not touched; a field cannot be taken out of a
     mapping again. Raises ``UsageError`` where a field ``doc_id`` of another kind exists, before anything is changed.
     """
-    found = resolve_index(client, index)
-    changed = [info.name for info in found if not _has_doc_id(info)]
+    changed = without_doc_id(client, index)
     for name in changed:
         with translated(client, index=name):
-            client.indices.put_mapping(index=name, body={"properties": {DOC_ID: {"type": "alias", "path": "_id"}}})
+            client.indices.put_mapping(index=name, body=DOC_ID_ALIAS)
     return changed
+
+
+def without_doc_id(client: opensearchpy.OpenSearch, index: str) -> list[str]:
+    """The concrete indices that `add_doc_id_alias` would change. Raises as it does."""
+    return [info.name for info in resolve_index(client, index) if not _has_doc_id(info)]
 
 
 def _has_doc_id(info: IndexInfo) -> bool:

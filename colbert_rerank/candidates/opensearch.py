@@ -38,7 +38,7 @@ class OpenSearchCandidates(IndexCandidates):
                 "id may name several documents; name one of them. To search them all, ids must read INDEX/ID in the "
                 f"store as well: make one with `ingest opensearch:{index} --qualified-ids`"
             )
-        column = [IdSource.COLUMN] if all(map(_has_id_column, indices)) else []
+        column = [IdSource.COLUMN] if all(map(has_id_column, indices)) else []
         super().__init__(
             OpenSearchCluster(client),
             index,
@@ -54,7 +54,7 @@ class OpenSearchCandidates(IndexCandidates):
         )
 
 
-def _has_id_column(info: IndexInfo) -> bool:
+def has_id_column(info: IndexInfo) -> bool:
     """Whether ``doc_id`` is known to repeat ``_id``: we made it, or it is an alias. Its name alone says nothing."""
     field = info.mapping.get("properties", {}).get(DOC_ID, {})
     if field.get("type") == "alias":

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ("colbert_rerank.cli.serve", "serve"),
     "model": ("colbert_rerank.cli.model", "model"),
     "store": ("colbert_rerank.cli.store", "store"),
+    "opensearch": ("colbert_rerank.cli.opensearch", "opensearch"),
     "elasticsearch": ("colbert_rerank.cli.elasticsearch", "elasticsearch"),
     "bench": ("colbert_rerank.cli.bench", "bench"),
     "doctor": ("colbert_rerank.cli.doctor", "doctor"),

@@ -37,7 +37,10 @@ from tests.server.layout import (
 )
 from tests.server.process import LOG4J, Launch, Node, NodeFailedError
 
-__all__ = ["NodeFailedError", "OpenSearchNode", "ServerMissingError", "find_java", "lay_out"]
+# The plugins of a search pipeline that re-ranks, in folders of the part "plugins".
+RERANKING = ("opensearch-job-scheduler", "opensearch-knn", "opensearch-ml", "opensearch-neural-search")
+
+__all__ = ["RERANKING", "NodeFailedError", "OpenSearchNode", "ServerMissingError", "find_java", "lay_out"]
 
 
 class OpenSearchNode(Node):

@@ -1,0 +1,259 @@
+"""Try re-ranking in OpenSearch for real, and say what is wrong with it, and what to do.
+
+States tell little: a model is "deployed" whose address may not be called, and a search whose re-ranking failed is
+answered in its first order with status 200. So the service is asked through the model, a search goes through the
+pipeline, and what its processors say of themselves is read.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import opensearchpy
+
+from colbert_rerank.errors import OpenSearchError
+from colbert_rerank.indices import window_of
+from colbert_rerank.opensearch import translated
+from colbert_rerank.opensearch_rerank.endpoint import PRIVATE, TRUSTED, Permissions
+from colbert_rerank.opensearch_rerank.failures import explained, meaning
+from colbert_rerank.opensearch_rerank.record import pipeline_called, record_of
+from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
+from colbert_rerank.opensearch_rerank.searched import Searched, searched
+from colbert_rerank.opensearch_rerank.setup import DEPLOYED, missing_plugins, predict
+from mappings import QUALIFIED_ID
+
+SIZE = 10  # hits of the search that is tried
+SHOWN = 3
+PATIENCE = 5.0  # seconds for the service, asked from here
+NO_IDS = ("", "null")  # what the service gets for a document without an id, from _source and from doc values
+
+ADVICE = (
+    "a search with track_total_hits: false is not re-ranked; a number there is right",
+    "pages are not of one ranking: with from and size, as many hits again are re-ranked, those after `from`",
+    "read_timeout is in whole seconds: a shorter deadline is for the service to keep (deadline_ms)",
+)
+
+
+class Finding(NamedTuple):
+    """``state`` is "note" for what is to be known and is no fault."""
+
+    check: str
+    state: Literal["ok", "wrong", "note"]
+    message: str
+
+
+class Way(NamedTuple):
+    """From a pipeline to the service, as far as it goes."""
+
+    model: str
+    id_field: str
+    oversample: float
+    ignore_failure: bool
+    url: str = ""
+    read_timeout: str = ""
+
+
+def examine(
+    client: opensearchpy.OpenSearch, name: str, index: str, query: str, *, fields: Sequence[str] = (), token: str = ""
+) -> Iterator[Finding]:
+    """Findings about the pipeline ``name``, from the plugins on to the ranks of a ``query`` in ``index``.
+
+    ``fields`` are searched; ``token`` is the service's, to ask it from here, too. Changes nothing. Raises
+    OpenSearchError where OpenSearch itself does not answer, and UsageError.
+    """
+    changes = Changes(client, dry_run=True)
+    if missing := missing_plugins(changes):
+        yield Finding("plugins", "wrong", f"{' and '.join(missing)} is not on all nodes; the distribution has it")
+        return
+    pipeline = pipeline_called(client, name)
+    if pipeline is None:
+        yield Finding("pipeline", "wrong", f"there is none called {name}: run `colbert-rerank opensearch setup`")
+        return
+    way = _way(pipeline)
+    if way is None:
+        yield Finding("pipeline", "wrong", f"{name} has no `rerank` processor with a model (ml_opensearch)")
+        return
+    found_in = searched(client, index, fields=fields, qualified=way.id_field == QUALIFIED_ID)
+    yield from _pipeline(way, pipeline, found_in)
+    onward = _connector(client, way)
+    if isinstance(onward, Finding):
+        yield onward
+        return
+    way = onward
+    yield from _settings(client, way)
+    record = record_of(pipeline)
+    if token and record is not None and not record.has_token(token):
+        yield Finding("connector", "wrong", "it was made with another token: run setup again with --token-file")
+    try:
+        predict(changes, way.model)
+        yield Finding("predict", "ok", f"OpenSearch reaches {way.url}")
+    except OpenSearchError as error:
+        yield Finding("predict", "wrong", explained(error))
+    yield from _indices(client, name, way, found_in)
+    yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, token)
+    for advice in ADVICE:
+        yield Finding("advice", "note", advice)
+
+
+def _way(pipeline: Mapping[str, Any]) -> Way | None:
+    """What the processors of a pipeline say, whoever made it."""
+    asked = _processor(pipeline.get("request_processors"), "oversample") or {}
+    rerank = _processor(pipeline.get("response_processors"), "rerank") or {}
+    model = (rerank.get("ml_opensearch") or {}).get("model_id")
+    fields = (rerank.get("context") or {}).get("document_fields") or []
+    if not model or not fields:
+        return None
+    factor = float(asked.get("sample_factor", 1))
+    return Way(str(model), str(fields[0]), factor, bool(rerank.get("ignore_failure", False)))
+
+
+def _processor(listed: Any, kind: str) -> Mapping[str, Any] | None:
+    return next((one[kind] for one in listed or [] if kind in one), None)
+
+
+def _pipeline(way: Way, pipeline: Mapping[str, Any], indices: Searched) -> Iterator[Finding]:
+    if way.oversample <= 1 or _processor(pipeline.get("response_processors"), "truncate_hits") is None:
+        yield Finding(
+            "pipeline",
+            "note",
+            "without oversample and truncate_hits only as many hits are re-ranked as a search asks for",
+        )
+    if way.id_field != indices.id_field:
+        yield Finding(
+            "pipeline",
+            "note",
+            f"it sends the field {way.id_field!r}; the ids of {indices.name} are in {indices.id_field!r}",
+        )
+    fails = "a search goes on in its first order" if way.ignore_failure else "the search fails, too (strict)"
+    yield Finding("pipeline", "ok", f"re-ranks {way.oversample:g} times the hits; where that fails, {fails}")
+
+
+def _connector(client: opensearchpy.OpenSearch, way: Way) -> Way | Finding:
+    model = read(client, f"{ML}/models/{part(way.model)}")
+    if model is None:
+        return Finding("model", "wrong", f"{way.model} is gone: run `colbert-rerank opensearch setup` again")
+    if model.get("model_state") != DEPLOYED:
+        state = model.get("model_state")
+        return Finding("model", "wrong", f"{way.model} is {state}: run `colbert-rerank opensearch setup` again")
+    connector = read(client, f"{ML}/connectors/{part(str(model.get('connector_id', '')))}")
+    if connector is None:
+        return Finding("connector", "wrong", "it is gone: run `colbert-rerank opensearch setup` again")
+    (action, *_) = connector.get("actions") or [{}]
+    timeout = (connector.get("client_config") or {}).get("read_timeout", "")
+    return way._replace(url=str(action.get("url", "")), read_timeout=str(timeout))
+
+
+def _settings(client: opensearchpy.OpenSearch, way: Way) -> Iterator[Finding]:
+    held = Permissions.read(client)
+    if not held.trusts(way.url):
+        yield Finding("settings", "note", f"{way.url} is not among {TRUSTED}: a new connector to it would be refused")
+    if held.private:
+        yield Finding("settings", "note", f"connectors of this cluster may call private addresses ({PRIVATE})")
+
+
+def _indices(client: opensearchpy.OpenSearch, name: str, way: Way, indices: Searched) -> Iterator[Finding]:
+    if way.id_field not in ("_id", QUALIFIED_ID):
+        body = {"query": {"bool": {"must_not": {"exists": {"field": way.id_field}}}}}
+        with translated(client, index=indices.name):
+            lacking = int(client.count(index=indices.name, body=body)["count"])
+        if lacking:
+            yield Finding(
+                "index",
+                "wrong",
+                f"{lacking:,} documents have no field {way.id_field!r}: the service gets '' or 'null' for them, and "
+                "leaves them below all others",
+            )
+    for info in indices.infos:
+        default = (info.settings.get("search") or {}).get("default_pipeline")
+        if default == name and not way.ignore_failure:
+            yield Finding(
+                "index",
+                "wrong",
+                f"{info.name}: {name} is its default pipeline and fails with its service, and with searches of size 0 "
+                "or without ext.rerank: let it ignore failures",
+            )
+        elif default == name:
+            yield Finding("index", "note", f"{info.name}: searches without ext.rerank ask for more hits for nothing")
+        elif default not in (None, "_none"):
+            yield Finding("index", "note", f"{info.name}: {default} is its default; name {name} in each search")
+        if SIZE * way.oversample > window_of(info):
+            yield Finding(
+                "index",
+                "wrong",
+                f"{info.name}: {SIZE} hits times {way.oversample:g} are more than a search may ask for",
+            )
+
+
+def _search(
+    client: opensearchpy.OpenSearch, name: str, way: Way, indices: Searched, query: str, token: str
+) -> Iterator[Finding]:
+    """A search without the pipeline and one through it; and the service, asked from here for the same ids."""
+    count = round(SIZE * way.oversample)
+    plain = {name: value for name, value in indices.body(query, count).items() if name != "ext"}
+    with translated(client, index=indices.name):
+        before = client.search(index=indices.name, body=plain, params={"search_pipeline": "_none"})
+        through = {"search_pipeline": name, "verbose_pipeline": "true"}
+        after = client.search(index=indices.name, body=indices.body(query, SIZE), params=through)
+    first = [_id_of(hit, way.id_field) for hit in before["hits"]["hits"]]
+    if not first:
+        yield Finding("search", "note", f"nothing is found for {query!r}: try another --query")
+        return
+    said: dict[str, Any] = next(
+        (p for p in after.get("processor_results") or [] if p.get("processor_name") == "rerank"), {}
+    )
+    if said.get("status") != "success":
+        yield Finding("search", "wrong", f"re-ranking failed: {meaning(str(said.get('error', 'it says nothing')))}")
+    else:
+        ranked = [_id_of(hit, way.id_field) for hit in after["hits"]["hits"]]
+        yield _moved(first, ranked, int(said.get("duration_millis", 0)))
+    nameless = sum(doc_id in NO_IDS for doc_id in first)
+    if nameless:
+        yield Finding("search", "wrong", f"{nameless} of {len(first)} hits come without an id in {way.id_field!r}")
+    yield _asked_from_here(way.url, query, first, token)
+
+
+def _id_of(hit: Mapping[str, Any], id_field: str) -> str:
+    values = (hit.get("fields") or {}).get(id_field) or [""]
+    return str(values[0])
+
+
+def _moved(first: list[str], ranked: list[str], ms: int) -> Finding:
+    place = {doc_id: n for n, doc_id in enumerate(first, 1)}
+    if ranked == first[: len(ranked)]:
+        return Finding("search", "note", f"re-ranked in {ms} ms, and the order is the same; try another --query")
+    moves = [f"{doc_id!r} {place.get(doc_id, '?')} -> {n}" for n, doc_id in enumerate(ranked[:SHOWN], 1)]
+    return Finding(
+        "search", "ok", f"re-ranked {len(first)} hits in {ms} ms; ranks before and after: {', '.join(moves)}"
+    )
+
+
+def _asked_from_here(url: str, query: str, ids: list[str], token: str) -> Finding:
+    """What only the service itself tells: what it had no vectors for, and whether it scored at all."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    body = json.dumps({"query": query, "documents": ids}).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        request = urllib.request.Request(url, body, headers)
+        with opener.open(request, timeout=PATIENCE) as answer:
+            found = json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            return Finding("service", "note", "what it lacks it tells only with its token: --token-file FILE")
+        return Finding("service", "wrong", f"it answers {error.code}: {error.read(300).decode(errors='replace')}")
+    except (OSError, ValueError) as error:
+        return Finding("service", "note", f"it cannot be asked from here for what it lacks: {error}")
+    status, lacking = found.get("status"), found.get("missing") or []
+    if status == "ok":
+        return Finding("service", "ok", f"it has vectors of all {len(ids)} candidates")
+    if lacking:
+        return Finding(
+            "service",
+            "wrong",
+            f"it has no vectors of {len(lacking)} of {len(ids)} candidates, such as {lacking[0]!r}: ingest or sync the "
+            "store; are its ids those of the index?",
+        )
+    return Finding("service", "wrong", f"its answer is {status}: {found.get('reason', 'it does not say why')}")

@@ -1,0 +1,85 @@
+"""The indices that are searched through a pipeline: where their documents' ids are, and what a query looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import opensearchpy
+
+from colbert_rerank.candidates.opensearch import has_id_column
+from colbert_rerank.errors import UsageError
+from colbert_rerank.indices import IndexInfo, resolve_readable
+from mappings import CONTENTS, DOC_ID, QUALIFIED_ID, made_by_us, rerank_search
+
+ID = "_id"  # its doc values are made on the heap, when they are first asked for
+
+
+class Searched(NamedTuple):
+    """``fields`` are searched; ``id_field`` is what the service gets."""
+
+    name: str
+    infos: Sequence[IndexInfo]
+    fields: Sequence[str]
+    id_field: str
+
+    def body(self, text: str, size: int) -> dict[str, Any]:
+        """A search to be re-ranked."""
+        fields = [*self.fields]
+        query = {"match": {fields[0]: text}} if len(fields) == 1 else {"multi_match": {"query": text, "fields": fields}}
+        return rerank_search(query, text, id_field=self.id_field, size=size)
+
+
+def searched(
+    client: opensearchpy.OpenSearch,
+    index: str,
+    *,
+    id_field: str = "",
+    fields: Sequence[str] = (),
+    qualified: bool = False,
+) -> Searched:
+    """Look at an index, alias or pattern.
+
+    Without an ``id_field`` that is ``doc_id`` where it is known to repeat the id (in an index of ours, or as an alias),
+    and ``_id`` itself elsewhere; ``qualified`` joins the index's name to it. Raises OpenSearchError and UsageError.
+    """
+    infos = resolve_readable(client, index)
+    if qualified and id_field:
+        raise UsageError("qualified ids are made of the index's name and _id: name no field for them")
+    if qualified:
+        id_field = QUALIFIED_ID
+    elif not id_field:
+        id_field = DOC_ID if all(map(has_id_column, infos)) else ID
+    elif id_field != ID:
+        lacking = [info.name for info in infos if not _has_field(info, id_field)]
+        if lacking:
+            raise UsageError(f"{', '.join(lacking)}: there is no field {id_field!r} that could hold the documents' ids")
+    if len(infos) > 1 and not qualified:
+        raise UsageError(
+            f"{index!r} stands for {len(infos)} indices, where one id may name several documents: with qualified ids "
+            "(--qualified-ids) the service gets INDEX/ID, as a store made so has them"
+        )
+    if not fields:
+        fields = (CONTENTS,) if all(made_by_us(info.mapping) for info in infos) else _text_fields(infos)
+    return Searched(index, infos, fields, id_field)
+
+
+def _has_field(info: IndexInfo, name: str) -> bool:
+    properties: Any = info.mapping
+    for step in name.split("."):
+        properties = (properties.get("properties") or properties.get("fields") or {}).get(step)
+        if not isinstance(properties, Mapping):
+            return False
+    return True
+
+
+def _text_fields(infos: Sequence[IndexInfo]) -> list[str]:
+    """Top-level text fields of all of them. Raises UsageError where there are none."""
+    names = [
+        {name for name, field in info.mapping.get("properties", {}).items() if field.get("type") == "text"}
+        for info in infos
+    ]
+    found = sorted(set.intersection(*names)) if names else []
+    if not found:
+        raise UsageError("name the fields to search: there is no text field at the top of the mapping (--text-field)")
+    return found
