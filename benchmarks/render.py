@@ -293,7 +293,7 @@ def load(data: dict[str, Any]) -> str:
     report, more = proof["report"], proof["report"]["overload"]
     lines = [
         f"Clients on loopback, each asking for {report['asked']} ids at a time with no pause, {proof['n']:,} requests "
-        "for each number of them, every answer compared with what the re-ranker gives alone:",
+        "in all, every answer compared with what the re-ranker gives alone:",
         "",
         "| clients | requests a second | p50 ms | p95 ms | p99 ms | refused with 429 |",
         "|---|---|---|---|---|---|",
