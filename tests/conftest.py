@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     # what the frameworks of the adapters would tell their makers; read when they are imported
     os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "false", "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false"}
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it fetches one
     # a shell starts what runs in its background deaf to Ctrl-C, and so would be every process that a test interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -34,6 +34,7 @@ DATA = {
     "mappings/elasticsearch.json",
     "mappings/index.json",
     "mappings/py.typed",
+    "mappings/rerank.json",
 }
 
 
@@ -142,3 +143,23 @@ def test_the_main_job_runs_from_the_wheel_without_the_clone_and_without_a_networ
     assert 0.62 < float(colbert) < 0.66, out
     assert (tmp_path / "demo-store" / "manifest.json").is_file()
     assert "colbert-rerank rerank" in out, "what to do next"
+
+
+def test_the_image_is_built_from_all_that_the_wheel_needs(built: Built, tmp_path: Path) -> None:
+    """The first stage of the Dockerfile, outside of a container: the same files come out of what it copies."""
+    stage = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition(" AS build")[2].partition("\nFROM")[0]
+    for line in re.findall(r"^COPY (.*)$", stage, flags=re.M):
+        *names, target = line.split()
+        for name in names:
+            source, to = ROOT / name, tmp_path / "src" / target / ("" if (ROOT / name).is_dir() else name)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            else:
+                shutil.copy(source, to)
+    (command,) = re.findall(r"^RUN (pip wheel .*)$", stage, flags=re.M)
+    options = command.replace("/wheels", str(tmp_path / "wheels")).split()
+    run([sys.executable, "-m", *options], folder=tmp_path / "src")
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(built.wheel) as theirs:
+        assert {*ours.namelist()} == {*theirs.namelist()}
