@@ -21,6 +21,7 @@ README = HERE.parent / "README.md"
 CHECKPOINTS = HERE.parent / "docs" / "checkpoints.md"
 SCORING = HERE.parent / "docs" / "scoring.md"
 BENCHMARKS = HERE.parent / "docs" / "benchmarks.md"
+OPENSEARCH = HERE.parent / "docs" / "opensearch.md"
 SERVICE = HERE.parent / "docs" / "service.md"
 NAMES = {"dl19": "TREC DL19", "scifact": "SciFact", "cranfield": "Cranfield", "musique_mini": "MuSiQue (bundled)"}
 
@@ -292,8 +293,8 @@ def load(data: dict[str, Any]) -> str:
     (proof,) = (row for row in data["rows"] if row["proof"].startswith("load on the service"))
     report, more = proof["report"], proof["report"]["overload"]
     lines = [
-        f"Clients on loopback, each asking for {report['asked']} ids at a time with no pause, {proof['n']:,} requests "
-        "in all, every answer compared with what the re-ranker gives alone:",
+        f"Clients on loopback of a service with one thread, each asking for {report['asked']} ids at a time with no "
+        f"pause, {proof['n']:,} requests in all, every answer compared with what the re-ranker gives alone:",
         "",
         "| clients | requests a second | p50 ms | p95 ms | p99 ms | refused with 429 |",
         "|---|---|---|---|---|---|",
@@ -309,6 +310,42 @@ def load(data: dict[str, Any]) -> str:
     )
     where = "[benchmarks/results/soak.json](../benchmarks/results/soak.json) by `bash scripts/soak --only load`"
     return "\n".join([*lines, "", notes, f"Recorded in {where} (commit {proof['commit']}, {proof['processor']})."])
+
+
+def in_search(data: dict[str, Any]) -> str:
+    if not data["rows"]:
+        return "Nothing is recorded yet; `python -m benchmarks.in_search` does."
+    cells = {(row["k"], row["name"]): row for row in data["rows"]}
+    depths = sorted({row["k"] for row in data["rows"]})
+    lines = [
+        f"A search of {data['documents']:,} passages for the best {data['size']}, which come back as ids, OpenSearch "
+        f"{data['opensearch']} on {data['machine']['cores']} CPU cores. Milliseconds of a client's clock, median "
+        "(10th to 90th percentile), and what is added to the search alone:",
+        "",
+        f"| | {' | '.join(f'k = {k:,} | added' for k in depths)} |",
+        f"|---|{'---|---|' * len(depths)}",
+    ]
+    for name, text in SEARCHES.items():
+        row = [text]
+        for k in depths:
+            found = cells[k, name]
+            row.append(f"{times(found['median_ms'])} ({times(found['p10_ms'])} to {times(found['p90_ms'])})")
+            row.append("" if name == "search alone" else times(found["added_ms"]))
+        lines.append(f"| {' | '.join(row)} |")
+    note = (
+        f"Documents have {data['tokens']} vectors, the same in the store and in `_source`. In the pipeline's time the "
+        "query is encoded, too; `lateInteractionScore` was given its vectors, and has its window in as many shards as "
+        "there are cores."
+    )
+    return "\n".join([*lines, "", note, source("in_search", data, "../")])
+
+
+SEARCHES = {
+    "search alone": "the search alone",
+    "search for the candidates": "the search, for the ids of all k",
+    "pipeline": "re-ranked through the pipeline",
+    "lateInteractionScore": "rescored by `lateInteractionScore`",
+}
 
 
 def times(value: float) -> str:
@@ -347,11 +384,12 @@ PAGES = {
     CHECKPOINTS: (parity,),
     SCORING: (exactness,),
     BENCHMARKS: (bench, bench_gpu),
+    OPENSEARCH: (in_search,),
     SERVICE: (by_id, load),
 }
 FILES = {"load": "soak"}
 # Tables that are shown before they are recorded.
-AHEAD = (bench, bench_gpu)
+AHEAD = (bench, bench_gpu, in_search)
 
 
 def rendered(page: Path) -> str:

@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
+import opensearchpy
+
 from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.opensearch import server_url, translated
 from colbert_rerank.opensearch_rerank.endpoint import Permitted, pattern_of, permit, withdraw
@@ -57,8 +59,8 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
     client = changes.client
     if missing := missing_plugins(changes):
         raise OpenSearchError(
-            f"{server_url(client)}: the plugins {' and '.join(missing)} are not installed on all nodes; OpenSearch's "
-            "standard distribution has them"
+            f"{server_url(client)}: the plugins {' and '.join(missing)} are not installed; OpenSearch's standard "
+            "distribution has them"
         )
     before = pipeline_called(client, wanted.name)
     old = record_of(before) if before is not None else None
@@ -106,14 +108,16 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
 
 
 def missing_plugins(changes: Changes) -> list[str]:
-    """Plugins that this takes and not all nodes have; none where they may not be asked for."""
+    """Plugins that this takes and no node has; none where they may not be asked for."""
     try:
         listed: Any = changes.client.cat.plugins(params={"format": "json"})
-    except Exception as error:  # asked out of courtesy: without the plugins the next request fails, and says less
+    except (
+        opensearchpy.TransportError
+    ) as error:  # asked out of courtesy: without them the next request fails, and says less
         _log.debug("the plugins are not known: %s", error)
         return []
-    nodes = {row["name"] for row in listed}
-    return [p for p in PLUGINS if {row["name"] for row in listed if row["component"] == p} != nodes or not nodes]
+    there = {row["component"] for row in listed}
+    return [plugin for plugin in PLUGINS if plugin not in there]
 
 
 def remove(changes: Changes, record: Record) -> None:
