@@ -102,18 +102,19 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
     if old is not None and old.model != record.model:
         remove(changes, old)
         yield f"the old connector {old.connector} and model {old.model} are removed"
-    if old is not None and old.pattern not in (record.pattern, *(other.pattern for other in beside)):
+    if old is not None and old.pattern not in ("", record.pattern, *(other.pattern for other in beside)):
         withdraw(changes, Permitted(old.pattern, builtin=held.builtin))
         yield f"settings: connectors may not call {old.pattern} any more"
 
 
 def missing_plugins(changes: Changes) -> list[str]:
-    """Plugins that this takes and no node has; none where they may not be asked for."""
+    """Plugins that this takes and no node has; none where they may not be asked for.
+
+    Without them the next request fails, too, and says less.
+    """
     try:
         listed: Any = changes.client.cat.plugins(params={"format": "json"})
-    except (
-        opensearchpy.TransportError
-    ) as error:  # asked out of courtesy: without them the next request fails, and says less
+    except opensearchpy.TransportError as error:
         _log.debug("the plugins are not known: %s", error)
         return []
     there = {row["component"] for row in listed}

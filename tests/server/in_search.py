@@ -84,6 +84,7 @@ def rerank_in_search(n: int, seed: int, url: str, *, collection: Path = MUSIQUE,
     with tempfile.TemporaryDirectory() as made:
         first_stage = opensearch(connect(Connection(url)), INDEX, index_body(RECIPE.fields))
         store = ingested(Path(made) / "store", Encoder.load("starter", device="cpu"), docs, first_stage=first_stage)
+        one_segment(url)
         before = {query.query_id: searched(url, query, K) for query in some}
         expected = run_of(Path(made), store.folder, some, before)
         live = Live(store.folder)
@@ -134,6 +135,13 @@ def meanwhile(event: str, live: Live, url: str, query: Query, first: Hits) -> No
         partial = f'colbert_rerank_answers_total{{reason="documents without vectors",status="partial",store="{STORE}"}}'
         assert metric(live.service, partial) > 0
         assert call(url, "DELETE", f"/{INDEX}/_doc/{STRANGER}?refresh=true").status == 200
+        one_segment(url)
+
+
+def one_segment(url: str) -> None:
+    """So that a deleted document counts no longer in BM25's statistics."""
+    assert call(url, "POST", f"/{INDEX}/_forcemerge?max_num_segments=1").status == 200
+    assert call(url, "POST", f"/{INDEX}/_refresh").status == 200
 
 
 def searched(url: str, query: Query, size: int, *, pipeline: bool = False) -> Hits:
