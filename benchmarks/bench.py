@@ -1,8 +1,9 @@
 """`colbert-rerank bench`, recorded with the commit that it measures.
 
-    python -m benchmarks.bench [OPTIONS OF colbert-rerank bench]
+    python -m benchmarks.bench [--as NAME] [OPTIONS OF colbert-rerank bench]
 
-On a machine with a GPU the figures go to a file of their own, of which only the rows of the GPU are shown.
+On a machine with a GPU the figures go to a file of their own, of which only the rows of the GPU are shown; elsewhere to
+the one that is named.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     commit = record.environment()["commit"]  # before hours are spent on figures of nothing known
     name = "bench_gpu" if torch.cuda.is_available() else "bench"
+    if sys.argv[1:2] == ["--as"]:
+        name = sys.argv[2]
+        del sys.argv[1:3]
     path = RESULTS / f"{name}.json"
     sys.argv[1:1] = ["bench", "--json", str(path)]
     try:

@@ -227,6 +227,12 @@ def bench(data: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _recorded("bench", data)])
 
 
+def bench_large_cache(data: dict[str, Any]) -> str:
+    found = {row["name"]: row for row in data["rows"]}
+    lines = _comparisons((*table.SCORING, *table.PASSAGES, *table.SERVER), found)
+    return "\n".join([*lines, "", _recorded("bench_large_cache", data)])
+
+
 def bench_gpu(data: dict[str, Any]) -> str:
     found = {row["name"]: row for row in data["rows"]}
     return "\n".join([*_comparisons(table.GPU, found), "", _recorded("bench_gpu", data)])
@@ -383,7 +389,7 @@ PAGES = {
     README: (depth, quality, codecs, speed, store, large, query_encoding),
     CHECKPOINTS: (parity,),
     SCORING: (exactness,),
-    BENCHMARKS: (bench, bench_gpu),
+    BENCHMARKS: (bench, bench_large_cache, bench_gpu),
     OPENSEARCH: (in_search,),
     SERVICE: (by_id, load),
 }

@@ -16,10 +16,13 @@ _QUALIFIED = {QUALIFIED_ID: {"script": {"source": "doc['_index'].value + '/' + d
 _NO_TOKEN = "none"  # a connector has to have a credential, whether it is sent or not
 
 
-def rerank_connector(name: str, service: str, store: str, *, token: str = "", read_timeout: int = 5) -> dict[str, Any]:
+def rerank_connector(
+    name: str, service: str, store: str, *, token: str = "", read_timeout: int = 5, deadline_ms: int | None = None
+) -> dict[str, Any]:
     """The body for ``POST _plugins/_ml/connectors/_create``: our service at ``service`` re-ranks by ``store``.
 
-    ``token`` goes into the credential, which OpenSearch encrypts; ``read_timeout`` is in whole seconds.
+    ``token`` goes into the credential, which OpenSearch encrypts. ``read_timeout`` is in whole seconds, after which
+    OpenSearch goes on without an answer; by ``deadline_ms`` the service answers with what it has scored.
     """
     body = _body("connector")
     body["name"] = name
@@ -27,6 +30,8 @@ def rerank_connector(name: str, service: str, store: str, *, token: str = "", re
     body["client_config"]["read_timeout"] = read_timeout
     (action,) = body["actions"]
     action["url"] = f"{service.rstrip('/')}/v1/stores/{quote(store, safe='')}/rerank"
+    if deadline_ms is not None:
+        action["request_body"] = f'{action["request_body"].removesuffix(" }")}, "deadline_ms": {deadline_ms} }}'
     if token:
         action["headers"]["Authorization"] = "Bearer ${credential.token}"
     return body

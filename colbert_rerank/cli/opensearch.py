@@ -78,6 +78,12 @@ def opensearch() -> None:
     type=click.IntRange(1),
     help="Whole seconds after which a search goes on without the service.",
 )
+@click.option(
+    "--deadline-ms",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Milliseconds by which the service answers with what it has scored.",
+)
 @click.option("--strict", is_flag=True, help="Let a search fail where re-ranking fails.")
 @_dry_run
 @opensearch_options
@@ -94,6 +100,7 @@ def setup(
     fields: tuple[str, ...],
     oversample: int,
     read_timeout: int,
+    deadline_ms: int | None,
     strict: bool,
     dry_run: bool,
     server: OpenSearchOptions,
@@ -126,7 +133,7 @@ def setup(
     found = searched(changes.client, index, id_field=id_field, fields=fields, qualified=qualified_ids)
     if add_alias:
         found = found._replace(id_field=DOC_ID)  # in a dry run, too
-    wanted = Wanted(name, service, store, token, found.id_field, oversample, read_timeout, strict)
+    wanted = Wanted(name, service, store, token, found.id_field, oversample, read_timeout, strict, deadline_ms)
     for line in run(changes, wanted):
         _say(line, dry_run)
     if dry_run:

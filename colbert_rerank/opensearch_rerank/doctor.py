@@ -34,7 +34,7 @@ NO_IDS = ("", "null")  # what the service gets for a document without an id, fro
 ADVICE = (
     "a search with track_total_hits: false is not re-ranked; a number there is right",
     "pages are not of one ranking: with from and size, as many hits again are re-ranked, those after `from`",
-    "read_timeout is in whole seconds: a shorter deadline is for the service to keep (deadline_ms)",
+    "read_timeout is in whole seconds; a shorter deadline is for the service to keep: setup --deadline-ms",
 )
 
 

@@ -30,7 +30,7 @@ MEANINGS = (
     (
         "Read timed out",
         "the service did not answer within read_timeout, which is in whole seconds: it is busy, or k is too large. A "
-        "deadline below a second is the service's to keep (deadline_ms); its queue and times are in /metrics",
+        "deadline below a second is the service's to keep (setup --deadline-ms); its queue and times are in /metrics",
     ),
     ("token is needed", "the service wants a token; the connector has none or a wrong one: setup --token-file FILE"),
     ("no store is called", "the service has no store of this name: setup --store NAME, as in `serve --store NAME=DIR`"),

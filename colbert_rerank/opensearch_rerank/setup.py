@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """``service`` is its URL as OpenSearch reaches it; ``read_timeout`` is in whole seconds."""
+    """``service`` is its URL as OpenSearch reaches it; `mappings.rerank_connector` has the two times."""
 
     name: str
     service: str
@@ -43,10 +43,18 @@ class Wanted(NamedTuple):
     oversample: int = 10
     read_timeout: int = 5
     strict: bool = False
+    deadline_ms: int | None = None
 
     @property
     def connector(self) -> dict[str, Any]:
-        return rerank_connector(self.name, self.service, self.store, token=self.token, read_timeout=self.read_timeout)
+        return rerank_connector(
+            self.name,
+            self.service,
+            self.store,
+            token=self.token,
+            read_timeout=self.read_timeout,
+            deadline_ms=self.deadline_ms,
+        )
 
     @property
     def url(self) -> str:

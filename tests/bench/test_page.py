@@ -101,9 +101,13 @@ def test_nothing_is_recorded_yet(table: Any) -> None:
     assert text.count("not yet measured") >= 7
 
 
-@pytest.mark.parametrize(("gpu", "name"), [(False, "bench"), (True, "bench_gpu")], ids=["a CPU", "a GPU"])
+@pytest.mark.parametrize(
+    ("gpu", "name", "options"),
+    [(False, "bench", []), (True, "bench_gpu", []), (False, "other", ["--as", "other"])],
+    ids=["a CPU", "a GPU", "another CPU"],
+)
 def test_what_is_recorded_names_the_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, name: str, options: list[str]
 ) -> None:
     path = tmp_path / f"{name}.json"
 
@@ -112,7 +116,7 @@ def test_what_is_recorded_names_the_commit(
         path.write_text('{"rows": []}', encoding="utf-8")
         sys.exit(0)
 
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--k", "5"])
+    monkeypatch.setattr(sys, "argv", ["bench.py", *options, "--k", "5"])
     monkeypatch.setattr(benchmarks.bench, "RESULTS", tmp_path)
     monkeypatch.setattr(benchmarks.bench, "colbert_rerank", measured)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)

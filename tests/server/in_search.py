@@ -29,10 +29,11 @@ from mappings import index_body
 from tests.cli.terminal import Result, invoke
 from tests.collection import MUSIQUE, RECIPE, ingested
 from tests.serve.running import WAIT, Running, running
-from tests.server.indices import put_documents
+from tests.server.indices import make_index
 from tests.server.rest import call
 
-INDEX, STORE, STRANGER = "crt-in-real-searches", "real", "of-no-store"
+INDEX, STRANGERS = "crt-in-real-searches", "crt-in-real-searches-strangers"
+STORE, STRANGER = "real", "of-no-store"
 K, SIZE = 100, 50
 EVENTS = ("restarted", "slowed", "killed", "bad ids")
 OFTEN = 0.1  # that something happens, once all of them did
@@ -84,7 +85,6 @@ def rerank_in_search(n: int, seed: int, url: str, *, collection: Path = MUSIQUE,
     with tempfile.TemporaryDirectory() as made:
         first_stage = opensearch(connect(Connection(url)), INDEX, index_body(RECIPE.fields))
         store = ingested(Path(made) / "store", Encoder.load("starter", device="cpu"), docs, first_stage=first_stage)
-        one_segment(url)
         before = {query.query_id: searched(url, query, K) for query in some}
         expected = run_of(Path(made), store.folder, some, before)
         live = Live(store.folder)
@@ -126,25 +126,29 @@ def meanwhile(event: str, live: Live, url: str, query: Query, first: Hits) -> No
         assert "nothing listens there" in doctor(url, query).out
         live.start()
     else:
-        missing = metric(live.service, f'colbert_rerank_missing_documents_total{{store="{STORE}"}}')
-        put_documents(url, INDEX, {STRANGER: {"doc_id": STRANGER, "text": f"{query.text} {query.text}"}})
-        assert STRANGER in dict(searched(url, query, SIZE)), "BM25 has it among the best"
-        assert STRANGER not in dict(searched(url, query, 5, pipeline=True)), "without vectors it is below all others"
-        assert f"such as {STRANGER!r}" in doctor(url, query).out
-        assert metric(live.service, f'colbert_rerank_missing_documents_total{{store="{STORE}"}}') > missing
-        partial = f'colbert_rerank_answers_total{{reason="documents without vectors",status="partial",store="{STORE}"}}'
-        assert metric(live.service, partial) > 0
-        assert call(url, "DELETE", f"/{INDEX}/_doc/{STRANGER}?refresh=true").status == 200
-        one_segment(url)
+        strangers(live.service, url, query, [doc_id for doc_id, _ in first])
 
 
-def one_segment(url: str) -> None:
-    """So that a deleted document counts no longer in BM25's statistics."""
-    assert call(url, "POST", f"/{INDEX}/_forcemerge?max_num_segments=1").status == 200
-    assert call(url, "POST", f"/{INDEX}/_refresh").status == 200
+def strangers(service: Running, url: str, query: Query, known: list[str]) -> None:
+    """An index with a document that the store does not have: an index of its own, since BM25 remembers the deleted."""
+    texts = dict.fromkeys(known, query.text) | {STRANGER: f"{query.text} {query.text}"}
+    mappings = {"properties": {"doc_id": {"type": "keyword"}, "contents": {"type": "text"}}}
+    docs = {doc_id: {"doc_id": doc_id, "contents": text} for doc_id, text in texts.items()}
+    missing = metric(service, f'colbert_rerank_missing_documents_total{{store="{STORE}"}}')
+    make_index(url, STRANGERS, docs, mappings=mappings)
+    try:
+        assert searched(url, query, 1, index=STRANGERS)[0][0] == STRANGER, "BM25 has it first"
+        found = searched(url, query, len(docs) // 2, pipeline=True, index=STRANGERS)
+        assert STRANGER not in dict(found), "without vectors it is below all others"
+        assert f"such as {STRANGER!r}" in doctor(url, query, STRANGERS).out
+    finally:
+        call(url, "DELETE", f"/{STRANGERS}")
+    assert metric(service, f'colbert_rerank_missing_documents_total{{store="{STORE}"}}') > missing
+    partial = f'colbert_rerank_answers_total{{reason="documents without vectors",status="partial",store="{STORE}"}}'
+    assert metric(service, partial) > 0
 
 
-def searched(url: str, query: Query, size: int, *, pipeline: bool = False) -> Hits:
+def searched(url: str, query: Query, size: int, *, pipeline: bool = False, index: str = INDEX) -> Hits:
     """Ids and scores, as OpenSearch gives them."""
     body: dict[str, Any] = {
         "size": size,
@@ -155,7 +159,7 @@ def searched(url: str, query: Query, size: int, *, pipeline: bool = False) -> Hi
     }
     if pipeline:
         body["ext"] = {"rerank": {"query_context": {"query_text": query.text}}}
-    found = call(url, "POST", f"/{INDEX}/_search?search_pipeline={'colbert' if pipeline else '_none'}", body)
+    found = call(url, "POST", f"/{index}/_search?search_pipeline={'colbert' if pipeline else '_none'}", body)
     assert found.status == 200, found.body
     return [(hit["fields"]["doc_id"][0], hit["_score"]) for hit in found.json()["hits"]["hits"]]
 
@@ -183,9 +187,9 @@ def assert_same(hits: Hits, expected: dict[str, float]) -> None:
     assert all(wanted[doc_id] == np.float32(score) for doc_id, score in hits)
 
 
-def doctor(url: str, query: Query) -> Result:
+def doctor(url: str, query: Query, index: str = INDEX) -> Result:
     """Which finds something wrong."""
-    found = invoke("opensearch", "doctor", "--opensearch", url, "--index", INDEX, "--query", query.text)
+    found = invoke("opensearch", "doctor", "--opensearch", url, "--index", index, "--query", query.text)
     assert found.status == 1
     return found
 

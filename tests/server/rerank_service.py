@@ -18,6 +18,7 @@ class Asked(NamedTuple):
     token: str
     query: str
     documents: list[str]
+    deadline_ms: int | None = None
 
 
 class RerankService:
@@ -40,7 +41,7 @@ class RerankService:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 token = self.headers.get("authorization", "").removeprefix("Bearer ")
-                service.asked.append(Asked(self.path, token, body["query"], body["documents"]))
+                service.asked.append(Asked(self.path, token, body["query"], body["documents"], body.get("deadline_ms")))
                 status, text = service._answer(body["documents"], token)
                 self.send_response(status)
                 self.send_header("content-type", "application/json")

@@ -105,13 +105,13 @@ def ids(node: OpenSearchNode, search: tuple[str, dict[str, Any]], field: str = "
 def test_a_search_is_re_ranked_by_id(node: OpenSearchNode, service: RerankService, index: str, tmp_path: Path) -> None:
     service.token = TOKEN
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    done = setup(node, service, index, "--token-file", tmp_path / "token")
+    done = setup(node, service, index, "--token-file", tmp_path / "token", "--deadline-ms", 250)
     assert TOKEN not in done.out + done.err
     path, body = printed_search(done)
     service.asked.clear()
     assert ids(node, (path, body | {"size": 2})) == RERANKED[:2]
     (asked,) = service.asked
-    assert asked == ("/v1/stores/s/rerank", TOKEN, "tide", FIRST), "all candidates, in first-stage order"
+    assert asked == ("/v1/stores/s/rerank", TOKEN, "tide", FIRST, 250), "all candidates, in first-stage order"
     plain = {name: value for name, value in body.items() if name != "ext"}
     before = call(node.url, "POST", f"/{index}/_search", plain).json()["hits"]["hits"]
     after = call(node.url, "POST", path, body).json()["hits"]["hits"]
