@@ -8,6 +8,7 @@ LlamaIndex's clients of it, and LiteLLM's.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,13 @@ pytestmark = pytest.mark.filterwarnings(
 Ranked = list[tuple[int, float]]
 Client = Callable[[str, str, list[str], int], Ranked]
 """Asks at an address for a query and documents; the best few, as index and score."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """While the last of these tests is cleaned up after, and not in the midst of another's."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
