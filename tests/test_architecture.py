@@ -31,8 +31,10 @@ HOSTS = {
     "example.org",
     "github.com",
     "ir-datasets.com",
+    "json-schema.org",  # the name of a JSON schema
     "localhost",
     "maven.apache.org",  # the name of an XML schema
+    "node-0.example.com",
     "search.example.org",
     "www.apache.org",
 }
