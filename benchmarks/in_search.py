@@ -102,7 +102,7 @@ def fill(client: opensearchpy.OpenSearch, store: Store, shards: int) -> None:
 
     opensearchpy.helpers.bulk(client, actions(), index=INDEX, max_chunk_bytes=8 << 20)
     client.indices.refresh(index=INDEX)
-    client.indices.forcemerge(index=INDEX, params={"max_num_segments": "1", "request_timeout": "600"})
+    client.indices.forcemerge(index=INDEX, max_num_segments=1, request_timeout=600)
 
 
 def measure(
