@@ -20,10 +20,11 @@ from colbert_rerank.indices import window_of
 from colbert_rerank.opensearch import translated
 from colbert_rerank.opensearch_rerank.endpoint import PRIVATE, TRUSTED, Permissions
 from colbert_rerank.opensearch_rerank.failures import explained, meaning
+from colbert_rerank.opensearch_rerank.models import DEPLOYED, predict
 from colbert_rerank.opensearch_rerank.record import pipeline_called, record_of
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
 from colbert_rerank.opensearch_rerank.searched import Searched, searched
-from colbert_rerank.opensearch_rerank.setup import DEPLOYED, missing_plugins, predict
+from colbert_rerank.opensearch_rerank.setup import missing_plugins
 from mappings import QUALIFIED_ID
 
 SIZE = 10  # hits of the search that is tried

@@ -79,35 +79,40 @@ def is_private(service: str) -> bool:
 
 
 class Permitted(NamedTuple):
-    """What was added to a cluster's settings: a pattern, and whether private addresses were allowed.
+    """What is added to a cluster's settings: patterns, and whether private addresses were allowed.
 
     ``builtin`` is a hash of the list of patterns where nobody had set one before.
     """
 
-    pattern: str = ""
+    patterns: Sequence[str] = ()
     private: bool = False
     builtin: str = ""
 
 
-def permit(changes: Changes, service: str, url: str) -> Permitted:
-    """Let connectors call ``url``. Returns what had to be added; raises OpenSearchError."""
+def lacking(changes: Changes, service: str, url: str) -> Permitted:
+    """What has to be added before connectors may call ``url``. Raises OpenSearchError."""
     held = Permissions.read(changes.client)
-    pattern = "" if held.trusts(url) else pattern_of(service)
-    private = is_private(service) and not held.private
+    patterns = [] if held.trusts(url) else [pattern_of(service)]
+    builtin = _hash(held.patterns) if patterns and held.patterns_level == "defaults" else ""
+    return Permitted(patterns, is_private(service) and not held.private, builtin)
+
+
+def permit(changes: Changes, permitted: Permitted) -> None:
+    """Add it. Raises OpenSearchError."""
+    held = Permissions.read(changes.client)
     wanted: dict[str, dict[str, Any]] = {}
-    if pattern:
-        wanted.setdefault(_level(held.patterns_level), {})[TRUSTED] = [*held.patterns, pattern]
-    if private:
+    if permitted.patterns:
+        wanted.setdefault(_level(held.patterns_level), {})[TRUSTED] = [*held.patterns, *permitted.patterns]
+    if permitted.private:
         wanted.setdefault(_level(held.private_level), {})[PRIVATE] = True
-    if wanted:
-        changes.send("PUT", "/_cluster/settings", wanted)
-    if wanted and not changes.dry_run and not Permissions.read(changes.client).trusts(url):
+    if not wanted:
+        return
+    changes.send("PUT", "/_cluster/settings", wanted)
+    if not changes.dry_run and not {*permitted.patterns} <= {*Permissions.read(changes.client).patterns}:
         raise OpenSearchError(
-            f"{server_url(changes.client)}: {TRUSTED} does not hold {pattern} after it was added; did somebody else "
-            "set it at the same time? Run this again"
+            f"{server_url(changes.client)}: {TRUSTED} does not hold {' and '.join(permitted.patterns)} after it was "
+            "added; did somebody else set it at the same time? Run this again"
         )
-    builtin = _hash(held.patterns) if pattern and held.patterns_level == "defaults" else ""
-    return Permitted(pattern, private, builtin)
 
 
 def withdraw(changes: Changes, permitted: Permitted) -> list[str]:
@@ -117,8 +122,8 @@ def withdraw(changes: Changes, permitted: Permitted) -> list[str]:
     """
     held = Permissions.read(changes.client)
     wanted: dict[str, dict[str, Any]] = {}
-    if permitted.pattern in held.patterns:
-        left = [pattern for pattern in held.patterns if pattern != permitted.pattern]
+    left = [pattern for pattern in held.patterns if pattern not in permitted.patterns]
+    if len(left) < len(held.patterns):
         builtin = _hash(left) == permitted.builtin
         wanted.setdefault(_level(held.patterns_level), {})[TRUSTED] = None if builtin else left
     if permitted.private and held.private:

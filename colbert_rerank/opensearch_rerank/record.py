@@ -6,13 +6,12 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import opensearchpy
 
-from colbert_rerank.opensearch_rerank.endpoint import Permitted
 from colbert_rerank.opensearch_rerank.requests import part, read
 
 _MARK = "Made by colbert-rerank opensearch setup, which reads what follows: "
@@ -27,13 +26,9 @@ class Record:
     connector: str
     model: str
     token: str = ""
-    pattern: str = ""
+    patterns: Sequence[str] = ()
     private: bool = False
     builtin: str = ""
-
-    @property
-    def permitted(self) -> Permitted:
-        return Permitted(self.pattern, self.private, self.builtin)
 
     def described(self) -> str:
         return _MARK + json.dumps(asdict(self))
@@ -75,3 +70,9 @@ def others(client: opensearchpy.OpenSearch, name: str) -> list[Record]:
     found = read(client, PIPELINES) or {}
     records = [record_of(body) for other, body in found.items() if other != name and isinstance(body, Mapping)]
     return [record for record in records if record is not None]
+
+
+def not_held(records: Sequence[Record], patterns: Sequence[str]) -> list[str]:
+    """Those of the patterns that are in none of the records."""
+    held = {pattern for record in records for pattern in record.patterns}
+    return [pattern for pattern in patterns if pattern not in held]

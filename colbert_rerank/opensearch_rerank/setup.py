@@ -7,26 +7,41 @@ when the pipeline has the new one: searches go on meanwhile. What goes wrong on 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import opensearchpy
 
 from colbert_rerank.errors import OpenSearchError, UsageError
-from colbert_rerank.opensearch import server_url, translated
-from colbert_rerank.opensearch_rerank.endpoint import Permitted, pattern_of, permit, withdraw
+from colbert_rerank.opensearch import server_url
+from colbert_rerank.opensearch_rerank.endpoint import Permitted, lacking, pattern_of, permit, withdraw
 from colbert_rerank.opensearch_rerank.failures import PRIVATE_ADDRESS, explained
-from colbert_rerank.opensearch_rerank.record import PIPELINES, Record, hashed, others, pipeline_called, record_of
+from colbert_rerank.opensearch_rerank.made import Made, made, remove
+from colbert_rerank.opensearch_rerank.models import (
+    DEPLOYED,
+    await_registered,
+    await_state,
+    deploy,
+    predict,
+    state_of,
+    undeploy,
+)
+from colbert_rerank.opensearch_rerank.record import (
+    PIPELINES,
+    Record,
+    hashed,
+    not_held,
+    others,
+    pipeline_called,
+    record_of,
+)
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
 from mappings import DOC_ID, rerank_connector, rerank_model, rerank_pipeline
 
 PLUGINS = ("opensearch-ml", "opensearch-neural-search")
-DEPLOYED = "DEPLOYED"
-PATIENCE = 60.0  # seconds for a model to be deployed
-PROBE = {"query_text": "does this arrive", "text_docs": ["colbert-rerank-setup"]}  # an id that no store has
 CONNECTOR, MODEL = "<connector_id>", "<model_id>"  # of a dry run
 
 _log = logging.getLogger(__name__)
@@ -78,15 +93,15 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
             "another --name"
         )
     with ExitStack() as undo:
-        permitted = permit(changes, wanted.service, wanted.url)
-        if permitted.pattern or permitted.private:
-            undo.callback(_quietly, partial(withdraw, changes, permitted))
-            if permitted.pattern:
-                yield f"settings: connectors may call {permitted.pattern}, beside what they might before"
-            if permitted.private:
-                yield "settings: connectors of this cluster may call private addresses, whoever makes them"
+        permitted = lacking(changes, wanted.service, wanted.url)
+        undo.callback(_quietly, partial(withdraw, changes, permitted))  # also what arrived though no answer came
+        permit(changes, permitted)
+        for pattern in permitted.patterns:
+            yield f"settings: connectors may call {pattern}, beside what they might before"
+        if permitted.private:
+            yield "settings: connectors of this cluster may call private addresses, whoever makes them"
         beside = others(client, wanted.name)
-        held = _held(wanted, permitted, [r for r in (old, *beside) if r is not None])
+        held = _held(wanted, permitted, old, beside)
         if old is not None and _is_kept(changes, old, wanted):
             record = Record(old.connector, old.model, old.token, *held)
             yield f"connector {old.connector} and model {old.model} are kept"
@@ -94,25 +109,24 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
         else:
             connector, model = yield from _make(changes, wanted, undo)
             record = Record(connector, model, hashed(wanted.token), *held)
-        body = rerank_pipeline(
-            record.model,
-            id_field=wanted.id_field,
-            oversample=wanted.oversample,
-            strict=wanted.strict,
-            description=record.described(),
-        )
+        body = _pipeline(wanted, record)
         if before == body:
             yield f"search pipeline {wanted.name} is kept"
         else:
             changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", body)
             yield f"search pipeline {wanted.name} is {'made' if before is None else 'changed'}"
         undo.pop_all()
-    if old is not None and old.model != record.model:
-        remove(changes, old)
-        yield f"the old connector {old.connector} and model {old.model} are removed"
-    if old is not None and old.pattern not in ("", record.pattern, *(other.pattern for other in beside)):
-        withdraw(changes, Permitted(old.pattern, builtin=held.builtin))
-        yield f"settings: connectors may not call {old.pattern} any more"
+    for other in made(client, wanted.name):
+        if other.connector != record.connector:
+            remove(changes, other)
+            yield f"the old {other} is removed"
+    own = [pattern for pattern in record.patterns if pattern == pattern_of(wanted.service)]
+    if own != record.patterns:  # it holds what has to be withdrawn until that is done: whoever runs this again finds it
+        gone = not_held(beside, [pattern for pattern in record.patterns if pattern not in own])
+        withdraw(changes, Permitted(gone, builtin=record.builtin))
+        changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", _pipeline(wanted, replace(record, patterns=own)))
+        for pattern in gone:
+            yield f"settings: connectors may not call {pattern} any more"
 
 
 def missing_plugins(changes: Changes) -> list[str]:
@@ -129,23 +143,24 @@ def missing_plugins(changes: Changes) -> list[str]:
     return [plugin for plugin in PLUGINS if plugin not in there]
 
 
-def remove(changes: Changes, record: Record) -> None:
-    """The model and its connector, as far as they are there. Raises OpenSearchError."""
-    if read(changes.client, f"{ML}/models/{part(record.model)}") is not None:
-        changes.send("POST", f"{ML}/models/{part(record.model)}/_undeploy")
-        try:
-            changes.remove(f"{ML}/models/{part(record.model)}")
-        except OpenSearchError:  # a node has not heard of it yet
-            _await_state(changes, record.model, lambda state: state != DEPLOYED)
-            changes.remove(f"{ML}/models/{part(record.model)}")
-    changes.remove(f"{ML}/connectors/{part(record.connector)}")
+def _pipeline(wanted: Wanted, record: Record) -> dict[str, Any]:
+    return rerank_pipeline(
+        record.model,
+        id_field=wanted.id_field,
+        oversample=wanted.oversample,
+        strict=wanted.strict,
+        description=record.described(),
+    )
 
 
-def _held(wanted: Wanted, permitted: Permitted, ours: list[Record]) -> Permitted:
-    """What of the settings this pipeline needs, and is ours to take back one day, whoever of us added it."""
+def _held(wanted: Wanted, permitted: Permitted, old: Record | None, beside: list[Record]) -> Permitted:
+    """What of the settings this pipeline needs or needed, and is ours to take back one day, whoever of us added it."""
     pattern = pattern_of(wanted.service)
+    ours = [record for record in (old, *beside) if record is not None]
+    is_ours = permitted.patterns or any(pattern in record.patterns for record in ours)
+    before = old.patterns if old is not None else []
     return Permitted(
-        pattern if permitted.pattern or any(record.pattern == pattern for record in ours) else "",
+        [*([pattern] if is_ours else []), *(other for other in before if other != pattern)],
         permitted.private or any(record.private for record in ours),
         permitted.builtin or next((record.builtin for record in ours if record.builtin), ""),
     )
@@ -171,8 +186,8 @@ def _holds(found: Any, wanted: Any) -> bool:
 
 def _make(changes: Changes, wanted: Wanted, undo: ExitStack) -> Generator[str, None, tuple[str, str]]:
     """A connector and a model that answers; returns their ids."""
-    made = changes.send("POST", f"{ML}/connectors/_create", wanted.connector)
-    connector = str(made.get("connector_id", CONNECTOR))
+    created = changes.send("POST", f"{ML}/connectors/_create", wanted.connector)
+    connector = str(created.get("connector_id", CONNECTOR))
     undo.callback(_quietly, partial(changes.remove, f"{ML}/connectors/{part(connector)}"))
     yield f"connector {connector} is made, to {wanted.url}"
     body = rerank_model(wanted.name, connector)
@@ -180,46 +195,13 @@ def _make(changes: Changes, wanted: Wanted, undo: ExitStack) -> Generator[str, N
     if changes.dry_run:
         yield f"model {MODEL} is made and deployed"
         return connector, MODEL
-    model = _registered(changes, registered)
-    undo.callback(_quietly, partial(remove, changes, Record(connector, model)))
-    _await_state(changes, model, lambda state: state == DEPLOYED)
+    model = await_registered(changes, registered)
+    undo.callback(_quietly, partial(remove, changes, Made(connector, (model,))))
+    await_state(changes, model, lambda state: state == DEPLOYED)
     yield f"model {model} is made and deployed"
     _check_answers(changes, model, wanted)
     yield "the service answers OpenSearch"
     return connector, model
-
-
-def _registered(changes: Changes, answer: Mapping[str, Any]) -> str:
-    """The id of a model, once its registration has ended."""
-    task, end = str(answer.get("task_id", "")), time.monotonic() + PATIENCE
-    if "model_id" in answer and not task:
-        return str(answer["model_id"])
-    while time.monotonic() < end:
-        found = read(changes.client, f"{ML}/tasks/{part(task)}") or {}
-        if found.get("state") == "COMPLETED" and "model_id" in found:
-            return str(found["model_id"])
-        if str(found.get("state", "")).endswith("FAILED"):
-            raise OpenSearchError(f"{server_url(changes.client)}: the model was not deployed: {found.get('error')}")
-        time.sleep(0.1)
-    raise OpenSearchError(f"{server_url(changes.client)}: the model was not registered within {PATIENCE:.0f} s")
-
-
-def _await_state(changes: Changes, model: str, reached: Callable[[str], bool]) -> None:
-    """Raises OpenSearchError where it is not reached in time."""
-    if changes.dry_run:
-        return
-    state, end = "", time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        state = state_of(changes, model)
-        if reached(state):
-            return
-        time.sleep(0.1)
-    raise OpenSearchError(f"{server_url(changes.client)}: the model {model} is still {state} after {PATIENCE:.0f} s")
-
-
-def state_of(changes: Changes, model: str) -> str:
-    """ "DEPLOYED", another of ml-commons' states, or "" where there is no such model. Raises OpenSearchError."""
-    return str((read(changes.client, f"{ML}/models/{part(model)}") or {}).get("model_state", ""))
 
 
 def _check_answers(changes: Changes, model: str, wanted: Wanted, *, redeploy: bool = False) -> None:
@@ -231,29 +213,15 @@ def _check_answers(changes: Changes, model: str, wanted: Wanted, *, redeploy: bo
         return
     try:
         if redeploy and state_of(changes, model) != DEPLOYED:
-            _deploy(changes, model)
+            deploy(changes, model)
         predict(changes, model)
     except OpenSearchError as error:
         if redeploy and PRIVATE_ADDRESS in str(error):
-            changes.send("POST", f"{ML}/models/{part(model)}/_undeploy")
-            _await_state(changes, model, lambda state: state != DEPLOYED)
-            _deploy(changes, model)
+            undeploy(changes, model)
+            deploy(changes, model)
             _check_answers(changes, model, wanted)
             return
         raise OpenSearchError(f"{wanted.url}: {explained(error)}. What was made for it is taken away again") from error
-
-
-def _deploy(changes: Changes, model: str) -> None:
-    changes.send("POST", f"{ML}/models/{part(model)}/_deploy")
-    _await_state(changes, model, lambda state: state == DEPLOYED)
-
-
-def predict(changes: Changes, model: str, body: Mapping[str, Any] = PROBE) -> Mapping[str, Any]:
-    """What the service answers through OpenSearch, asked once. Raises OpenSearchError."""
-    path = f"{ML}/_predict/text_similarity/{part(model)}"
-    with translated(changes.client):
-        answer: Mapping[str, Any] = changes.client.transport.perform_request("POST", path, body=dict(body))
-    return answer
 
 
 def _quietly(work: Callable[[], object]) -> None:

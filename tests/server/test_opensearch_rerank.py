@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colbert_rerank.errors import OpenSearchError
+from colbert_rerank.opensearch_rerank.requests import Changes
 from tests.cli.terminal import Result, invoke
 from tests.server.indices import make_index, put_documents
 from tests.server.node import OpenSearchNode
@@ -241,6 +243,62 @@ def test_a_pipeline_that_is_a_default_is_not_removed(node: OpenSearchNode, servi
     assert f"{index}: searches there go through" in teardown(node).error
     assert any("is its default pipeline and fails" in line for line in doctor(node, index)["wrong"])
     call(node.url, "PUT", f"/{index}/_settings", {"index.search.default_pipeline": None})
+
+
+class Broken:
+    """Has the n-th change after this one fail, before it is made or when it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int, *, made: bool) -> None:
+        self._left, self._made, self._send = n, made, Changes.send
+        monkeypatch.setattr(Changes, "send", lambda changes, *request: self.send(changes, *request))
+
+    def send(self, changes: Changes, *request: Any) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._made:
+            raise OpenSearchError("the line is down")
+        found = self._send(changes, *request)
+        if self._left == 0:
+            raise OpenSearchError("the line is down")
+        return found
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["not sent", "no answer"])
+def test_whatever_stops_half_way_can_be_run_again(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch, made: bool
+) -> None:
+    """Setup in another place than before and teardown, each with the line cut at every change; see `node`, too."""
+    with RerankService() as second:
+        second.scores = lambda doc_id: -float(len(doc_id))
+        runs: list[Callable[[], Result]] = [lambda: setup(node, second, index), lambda: teardown(node)]
+        for run in runs:
+            for n in range(1, 100):
+                setup(node, service, index).check()
+                with monkeypatch.context() as patch:
+                    Broken(patch, n, made=made)
+                    done = run()
+                if done.status == 0:
+                    break
+                assert "the line is down" in done.err
+                run().check()
+                assert leftovers(node)[1] == len(get(node, "/_search/pipeline")), "connectors"
+                assert len([pattern for pattern in settings(node).get(TRUSTED, []) if "127" in pattern]) <= 1
+            assert n > 4
+            teardown(node).check()
+            assert settings(node) == {}
+
+
+def test_what_was_made_for_a_pipeline_that_others_deleted(
+    node: OpenSearchNode, service: RerankService, index: str
+) -> None:
+    setup(node, service, index).check()
+    call(node.url, "DELETE", "/_search/pipeline/colbert")
+    assert f"added to {TRUSTED} and {PRIVATE}" in teardown(node).check().err
+    assert leftovers(node) == (0, 0)
+    setup(node, service, index).check()
+    call(node.url, "DELETE", "/_search/pipeline/colbert")
+    setup(node, service, index).check()
+    assert leftovers(node) == (1, 1)
+    call(node.url, "PUT", "/_cluster/settings", {"persistent": {TRUSTED: None, PRIVATE: None}})
 
 
 def test_nothing_to_take_away(node: OpenSearchNode) -> None:
