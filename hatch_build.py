@@ -13,7 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("colbert_rerank", "native")
-SOURCES = ("maxsim.c", "lookup.c")
+SOURCES = ("maxsim.c", "lookup.c", "interaction.c")
 # Contraction, of a product and a sum into one rounding, is what the instruction sets that are chosen at run time have.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread"]
 

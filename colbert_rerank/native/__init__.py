@@ -17,7 +17,7 @@ import numpy.typing as npt
 _log = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("_native.so")
-VERSION = 2  # as in lookup.c: of the functions and structures of the library
+VERSION = 3  # as in lookup.c: of the functions and structures of the library
 
 
 @lru_cache(maxsize=1)
@@ -27,17 +27,11 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(LIBRARY))
         version = found.native_version()
         found.maxsim_isas.restype = ctypes.c_char_p
-        found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
-        found.ids_lookup.restype = ctypes.c_int64
-        found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-        found.maxsim_isas.restype = ctypes.c_char_p
-        found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
-        found.ids_lookup.restype = ctypes.c_int64
-        found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-        found.maxsim_isas.restype = ctypes.c_char_p
         found.maxsim_scores.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
         found.ids_lookup.restype = ctypes.c_int64
         found.ids_lookup.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+        found.interaction_scores.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        found.interaction_scores.restype = None
     except (OSError, AttributeError) as error:
         if LIBRARY.exists():
             _log.warning("%s cannot be used, so all is slower: %s", LIBRARY, error)

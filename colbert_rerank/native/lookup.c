@@ -34,7 +34,7 @@ typedef struct {
     uint64_t hash;
 } Key;
 
-int64_t native_version(void) { return 2; }
+int64_t native_version(void) { return 3; }
 
 static int64_t within(int64_t place, int64_t size) { return place < 0 ? 0 : place >= size ? size - 1 : place; }
 

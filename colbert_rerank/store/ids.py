@@ -52,10 +52,14 @@ class IdIndex:
 
     def ids(self, which: npt.NDArray[np.bool_] | None = None) -> list[str]:
         """All ids, in the order of the index; or those of ``which`` [m]."""
+        if which is not None:
+            return self.ids_at(np.flatnonzero(which))
         whole = self.columns[layout.ID_BYTES].data
-        if which is None:
-            return [str(whole[a:b], "utf-8") for a, b in pairwise(self._starts.tolist())]
-        places = np.flatnonzero(which)
+        return [str(whole[a:b], "utf-8") for a, b in pairwise(self._starts.tolist())]
+
+    def ids_at(self, places: npt.NDArray[np.int64]) -> list[str]:
+        """The ids at these places of the index."""
+        whole = self.columns[layout.ID_BYTES].data
         bounds = zip(self._starts[places].tolist(), self._starts[places + 1].tolist(), strict=True)
         return [str(whole[a:b], "utf-8") for a, b in bounds]
 

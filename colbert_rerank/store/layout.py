@@ -8,6 +8,7 @@ A store is a folder:
     segments/*.ids.h5        the id index of a generation: which document lies where; derived, can be made again
     segments/*.codebook.h5   what a residual codec has learnt
     bm25/                    the embedded first stage, where there is one
+    index/                   what finds documents by their vectors; derived, and no part of the format
     lock, commit.lock        held by the processes that write
 """
 
@@ -27,6 +28,7 @@ LOCK = "lock"  # shared by all who write, or held by one alone, for as long as t
 COMMIT_LOCK = "commit.lock"  # held while the manifest is replaced
 BM25 = "bm25"
 BM25_STATE = "state.json"  # in that folder, where an index is
+TOKEN_INDEX = "index"
 VERSIONS = "versions.npz"  # what `sync` has noted about the index; derived, and no part of the format
 
 # Datasets of a segment of n documents and r token vectors, a row each.

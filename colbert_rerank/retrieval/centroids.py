@@ -1,0 +1,251 @@
+"""An index of two bytes a token: the number of the centroid nearest to it.
+
+What is learnt is learnt once, of a sample; a store of residuals has learnt it already. After that each segment of the
+store gets a file of codes, and what is there already stays: that is how an index grows, and how one that was
+interrupted goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreWriteError, UsageError
+from colbert_rerank.retrieval import state as states
+from colbert_rerank.retrieval.documents import LiveDocuments, Numbers
+from colbert_rerank.retrieval.interaction import Table, cores, sums
+from colbert_rerank.retrieval.state import Covered, State
+from colbert_rerank.store import Store, codebook, files, layout
+from colbert_rerank.store import columns as hdf5
+from colbert_rerank.store.codecs import Matrix, Residual, decode, nearest_centroids
+from colbert_rerank.store.segment import mapped, seal
+
+RETRIEVER = "centroids"
+CODES = "codes"  # [rows of the segment] uint16
+LEARNT = "centroids.h5"
+AT_ONCE = 1 << 16  # rows that are decoded at once
+SEED = 20261128
+
+Progress = Callable[[int], None]
+
+
+def build(store: Store, *, partitions: int | None = None, again: bool = False, progress: Progress | None = None) -> int:
+    """Make the index of a store, or go on with it; returns the rows that were added.
+
+    ``partitions`` centroids are learnt of a sample, by default as many as a codec of residuals learns; one that is
+    there keeps its own, unless it is made ``again``. ``progress`` is told how many rows were added.
+
+    Raises UsageError for a store without vectors, an impossible number, and without faiss; StoreCorruptError;
+    StoreWriteError where another process builds it.
+    """
+    folder = states.folder_of(store, RETRIEVER)
+    rows = store.manifest.rows
+    if not rows:
+        raise UsageError(f"{store.folder}: this store holds no vectors yet: put some into it with `ingest`")
+    if partitions is not None and not 1 <= partitions <= min(codebook.MOST, rows):
+        raise UsageError(
+            f"--partitions {partitions}: expected 1 to {min(codebook.MOST, rows):,}: as many as the store has vectors, "
+            "and two bytes can tell apart"
+        )
+    with building(folder):
+        state = None if again else states.load(folder)
+        if state is not None and (state.store_id != store.manifest.store_id or state.kind != RETRIEVER):
+            raise UsageError(f"{folder}: an index of another store, or of another kind; remove it, or pass --again")
+        if state is not None and partitions not in (None, state.settings["partitions"]):
+            raise UsageError(
+                f"--partitions {partitions}: the index has {state.settings['partitions']}; pass --again to learn anew"
+            )
+        if state is None:
+            state = _learnt(store, folder, partitions)
+        centroids = _centroids(folder, state)
+        kept = [covered for entry in store.manifest.segments if (covered := state.covered(entry))]
+        added = 0
+        for segment in store.segments:
+            if state.covered(segment.entry):
+                continue
+            codes = np.concatenate([*_codes(store, segment.entry.file, centroids), np.empty(0, np.uint16)])
+            file = f"{Path(segment.entry.file).stem}.codes.h5"
+            placed = seal(folder / file, {CODES: codes})
+            kept.append(Covered(segment.entry.file, segment.entry.columns, segment.entry.rows, file, placed.columns))
+            state = replace(state, segments=(*state.segments, kept[-1]))
+            states.save(folder, state)
+            added += codes.size
+            if progress:
+                progress(codes.size)
+        if len(kept) < len(state.segments):  # what the others covered has been merged, or is gone
+            state = replace(state, segments=tuple(kept))
+            states.save(folder, state)
+        _sweep(folder, state)
+    return added
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Hold the index in ``folder``, which is made, alone. Raises StoreWriteError."""
+    files.make_folder(folder)
+    lock = files.Lock(folder / states.LOCK)
+    try:
+        if not lock.take():
+            raise StoreWriteError(f"{folder}: another process builds this index. Wait for its end, and try again")
+        yield
+    finally:
+        lock.release()
+
+
+def _learnt(store: Store, folder: Path, partitions: int | None) -> State:
+    """Learn centroids, or take those of the store's own codec, which it was coded with."""
+    codec = _residual(store)
+    if codec is not None and partitions in (None, len(codec.book.centroids)):
+        centroids = codec.book.centroids
+    else:
+        centroids = _trained(store, partitions)
+    placed = seal(folder / LEARNT, {layout.CENTROIDS: centroids})
+    state = State(store.manifest.store_id, RETRIEVER, {"partitions": len(centroids)}, (LEARNT, placed.columns))
+    states.save(folder, state)
+    return state
+
+
+def _residual(store: Store) -> Residual | None:
+    """A codec of the store whose rows begin with the number of a centroid."""
+    return next((c for c in (store.codec, store.sketch_codec) if isinstance(c, Residual)), None)
+
+
+def _trained(store: Store, partitions: int | None) -> Matrix:
+    try:
+        import faiss
+    except ImportError:
+        raise UsageError(
+            "centroids are learnt with faiss, which is not installed: pip install 'colbert-rerank[faiss]'"
+        ) from None
+    rows = store.manifest.rows
+    vectors = sample(store, min(rows, codebook.SAMPLE * (partitions or codebook.centroid_count(rows))))
+    count = partitions or max(1, min(codebook.centroid_count(rows), len(vectors) // 4))
+    means = faiss.Kmeans(
+        vectors.shape[1],
+        count,
+        niter=codebook.ITERATIONS,
+        seed=SEED,
+        min_points_per_centroid=1,
+        max_points_per_centroid=codebook.SAMPLE,
+    )
+    means.train(vectors)
+    return np.ascontiguousarray(means.centroids, dtype=np.float32)
+
+
+def sample(store: Store, size: int) -> Matrix:
+    """So many of a store's vectors [size, d], drawn evenly and without repetition. Raises StoreCorruptError."""
+    plane, codec = store.plane()
+    counts = plane.row_counts
+    drawn = np.sort(np.random.default_rng(SEED).choice(int(counts.sum()), size, replace=False))
+    ends = np.cumsum(counts)
+    segments = np.searchsorted(ends, drawn, side="right")
+    taken = plane.take(segments, drawn - (ends - counts)[segments], np.ones_like(drawn))
+    return decode(codec, taken)
+
+
+def _codes(store: Store, file: str, centroids: Matrix) -> Iterator[npt.NDArray[np.uint16]]:
+    """The codes of a segment's rows in order, some at once."""
+    number = next(i for i, one in enumerate(store.segments) if one.entry.file == file)
+    own = _residual(store)
+    coded = own is not None and np.array_equal(own.book.centroids, centroids)
+    plane, codec = store.plane(sketches=coded and own is not store.codec)
+    for start in range(0, store.segments[number].entry.rows, AT_ONCE):
+        size = min(AT_ONCE, store.segments[number].entry.rows - start)
+        rows = plane.take(np.array([number]), np.array([start]), np.array([size]))
+        if coded:
+            yield rows[:, :2].copy().view("<u2")[:, 0].astype(np.uint16)
+        else:
+            yield nearest_centroids(decode(codec, rows), centroids).astype(np.uint16)
+
+
+def _centroids(folder: Path, state: State) -> Matrix:
+    file, digest = state.learnt
+    found = _read(folder, file, {layout.CENTROIDS: "<f4"}, digest)[layout.CENTROIDS]
+    if found.ndim != 2 or len(found) != state.settings["partitions"]:
+        raise states.damaged(folder, f"{file} holds no centroids")
+    return np.array(found)  # a copy: it is read at every search
+
+
+def _read(folder: Path, file: str, columns: dict[str, str], digest: str) -> dict[str, hdf5.Array]:
+    path = folder / file
+    try:
+        return hdf5.read(path, mapped(path, path.stat().st_size), columns, digest)
+    except FileNotFoundError:
+        raise states.damaged(folder, f"{file} is missing") from None
+    except StoreCorruptError as error:
+        raise states.damaged(folder, str(error).removesuffix(layout.RESTORE).rstrip(". ")) from None
+
+
+def _sweep(folder: Path, state: State) -> None:
+    """Remove what the state does not list."""
+    listed = {states.STATE, states.LOCK, state.learnt[0], *(one.file for one in state.segments)}
+    for path in folder.iterdir():
+        if path.name not in listed:
+            files.unlink(path)
+
+
+class CentroidIndex:
+    """The index of a store, for searching. Safe to share between threads and to use after a fork."""
+
+    def __init__(self, store: Store) -> None:
+        """Raises UsageError where there is none, StoreCorruptError, and IndexBehindError where it lacks documents."""
+        folder = states.folder_of(store, RETRIEVER)
+        state = states.opened(store, RETRIEVER)
+        self.documents = LiveDocuments(store)
+        self.centroids = _centroids(folder, state)
+        self._codes: list[npt.NDArray[np.uint16]] = []
+        lacking = 0
+        for number, segment in enumerate(store.segments):
+            covered = state.covered(segment.entry)
+            if covered is None:
+                lacking += int(np.diff(self.documents.bounds[number : number + 2])[0])
+                self._codes.append(np.empty(0, np.uint16))
+                continue
+            codes = _read(folder, covered.file, {CODES: "<u2"}, covered.digest)[CODES]
+            if codes.shape != (covered.rows,) or codes.max(initial=0) >= len(self.centroids):
+                raise states.damaged(folder, f"{covered.file} does not hold the codes of {covered.rows} rows")
+            self._codes.append(codes)
+        if lacking:
+            raise IndexBehindError(
+                f"{folder}: the index lacks {lacking:,} of the store's {len(self.documents):,} documents, which have "
+                "come, or were merged or compacted, since it was built. Add them: "
+                f"`colbert-rerank index build --store {store.folder} --retriever {RETRIEVER}`"
+            )
+
+    def best(
+        self, query: Matrix, k: int, similarity: str = "dot", allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Numbers, npt.NDArray[np.float64]]:
+        """The ``k`` documents that score highest for a query [Lq, d] by centroid interaction, best first, and scores.
+
+        Documents are numbers of `documents`; of ``allowed`` [n] only those that are true. Of equal scores the first
+        ones are taken. Documents without vectors are no one's best.
+        """
+        table = Table.of(query, self.centroids, similarity)
+        able = self.documents.counts > 0
+        numbers = np.flatnonzero(able if allowed is None else able & allowed)
+        bounds = np.searchsorted(numbers, self.documents.bounds).tolist()
+        found = np.empty(numbers.size, dtype=np.int32)
+        for codes, first, last in zip(self._codes, bounds, bounds[1:], strict=False):
+            if first < last:
+                here = numbers[first:last]
+                starts, counts = self.documents.starts[here], self.documents.counts[here]
+                found[first:last] = sums(table, codes, starts, counts, threads=cores())
+        best = _highest(found, k)
+        return numbers[best], table.least + table.step * found[best].astype(np.float64)
+
+
+def _highest(scores: npt.NDArray[np.int32], k: int) -> Numbers:
+    """The places of the ``k`` highest scores, falling; of equal ones the first."""
+    if k < scores.size:
+        cut = np.partition(scores, scores.size - k)[scores.size - k]
+        above = np.flatnonzero(scores > cut)
+        kept = np.concatenate([above, np.flatnonzero(scores == cut)[: k - above.size]])
+    else:
+        kept = np.arange(scores.size)
+    ordered: Numbers = kept[np.lexsort((kept, -scores[kept]))]
+    return ordered
