@@ -21,6 +21,8 @@ from tests.server.secured import SecuredNode
 if TYPE_CHECKING:
     from colbert_rerank.encoder import Encoder
 
+NODES = ("elasticsearch_node", "secured_node", "plugins_node", "opensearch_url")
+
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
@@ -29,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Others(config))
     config.addinivalue_line("markers", "own_node: starts a node of its own, whatever OPENSEARCH_URL says")
     if not _has_gpu():  # read when Triton is imported, as it may be by any library
         os.environ["TRITON_INTERPRET"] = "1"
@@ -42,10 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if {"secured_node", "elasticsearch_node", "plugins_node"} & set(fixtures):
+        if ({*NODES} - {"opensearch_url"}) & set(fixtures):
             item.add_marker(pytest.mark.own_node)
         if "opensearch_url" in fixtures or item.get_closest_marker("own_node"):
             item.add_marker(pytest.mark.server)
+        # of several processes one has all tests of a node, or of a file
+        node = next((name for name in fixtures if name in NODES), None)
+        item.add_marker(pytest.mark.xdist_group(node or item.nodeid.partition("::")[0]))
+    if hasattr(config, "workerinput"):  # of several processes none is to wait for another's longest tests at the end
+        items.sort(key=lambda item: not any(map(item.get_closest_marker, ("server", "proof", "wheel"))))
     left_out = config.stash.setdefault(_LEFT_OUT, {})
     if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
         left_out["no CUDA device: {} tests that need one were left out"] = _deselect(config, items, "gpu")
@@ -94,6 +102,22 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> i
     items[:] = [item for item in items if not item.get_closest_marker(marker)]
     config.hook.pytest_deselected(items=left_out)
     return len(left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (told := getattr(session.config, "workeroutput", None)) is not None:  # one of several processes
+        told["left_out"] = session.config.stash.get(_LEFT_OUT, {})
+
+
+class _Others:
+    """What the processes that ran the tests left out, which is the same in all of them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        self._config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

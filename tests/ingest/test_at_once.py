@@ -24,6 +24,8 @@ from tests.ingest.killing import DOCUMENTS, Victim, assert_same, corpus
 from tests.server.indices import make_index
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.proof
+
 PARTS = 2
 
 

@@ -12,6 +12,8 @@ from tests.ingest.killing import DOCUMENTS, kill_ingest
 from tests.server.indices import make_index, put_documents
 from tests.server.rest import call
 
+pytestmark = pytest.mark.proof
+
 HOW = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 
 

@@ -19,6 +19,8 @@ from colbert_rerank.serve.routes import DIALECTS
 from tests.collection import documents
 from tests.serve.running import running
 
+pytestmark = pytest.mark.proof
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

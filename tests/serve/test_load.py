@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.serve.loading import CLIENTS, load
+
+pytestmark = pytest.mark.proof
 
 
 def test_load_and_overload() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.store.corrupting import corrupt_store
+
+pytestmark = pytest.mark.proof
 
 
 def test_a_damaged_store_is_refused_or_read_as_it_was() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.store.fuzzing import TARGETS, fuzz
+
+pytestmark = pytest.mark.proof
 
 
 def test_no_bytes_do_more_than_raise_a_store_error() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.store.killing import kill_store
+
+pytestmark = pytest.mark.proof
 
 
 def test_killed_writers_lose_nothing() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,6 +16,8 @@ from colbert_rerank.store import Store, layout, writing
 from ingest import upkeep
 from tests.store import stores
 from tests.store.stores import Doc
+
+pytestmark = pytest.mark.proof
 
 IDS = st.sampled_from([f"d{i}" for i in range(12)] + ["x" * 512, "日本語"])
 DIM = 16

@@ -6,6 +6,8 @@ import pytest
 
 from tests.store.power import FSYNCS, HarmError, lose_power
 
+pytestmark = pytest.mark.proof
+
 
 def test_no_crash_does_harm() -> None:
     report = lose_power(n=1, seed=1)

@@ -1,6 +1,10 @@
 """A few rounds here; `scripts/soak` plays many."""
 
+import pytest
+
 from tests.store.together import write_together
+
+pytestmark = pytest.mark.proof
 
 
 def test_several_writers_lose_nothing() -> None:

@@ -1,7 +1,7 @@
 """What users install: the wheel's content, and the main job from it in a fresh environment, outside the clone.
 
-The last file of the suite by name: it takes minutes, and most of what can fail has failed before it.
-COLBERT_RERANK_WHEEL_PYTHON names the Python of that environment; else it is the one that runs the tests.
+It takes minutes. COLBERT_RERANK_WHEEL_PYTHON names the Python of that environment; else it is the one that runs the
+tests.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+pytestmark = pytest.mark.wheel
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 60_000_000  # bytes
