@@ -62,6 +62,13 @@ class Tokens(NamedTuple):
         return sum(len(one.ids) for one in self.windows)
 
 
+class QueryVectors(NamedTuple):
+    """A query as it was encoded: ``vectors`` [Lq, dim], and how many tokens of its text did not fit."""
+
+    vectors: npt.NDArray[np.float32]
+    truncated: int
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A checkpoint on a device. Make one with `Encoder.load`."""
@@ -158,6 +165,12 @@ class Encoder:
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """One matrix [Lq, dim] a text, expansion included. Raises NonFiniteError where it holds NaN or infinity."""
         return self.encode_query_tokens(self.tokenize_queries(texts), texts)
+
+    def encode_query(self, text: str) -> QueryVectors:
+        """One text. Raises NonFiniteError."""
+        tokens = self.tokenize_queries([text])
+        (vectors,) = self.encode_query_tokens(tokens, [text])
+        return QueryVectors(vectors, tokens[0].truncated)
 
     def encode_query_tokens(self, tokens: Sequence[Tokens], texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """As `encode_queries`, for tokenized queries; ``texts`` are only for messages."""

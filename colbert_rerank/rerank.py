@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from colbert_rerank import identity
 from colbert_rerank.binding import check_origin
-from colbert_rerank.encoder import Encoder
+from colbert_rerank.candidates.vectors import VectorCandidates
+from colbert_rerank.encoder import Encoder, QueryVectors
 from colbert_rerank.errors import CheckpointError, InputError, MissingVectorsError, UsageError
 from colbert_rerank.pipeline import ahead
 from colbert_rerank.report import Report
@@ -195,7 +196,9 @@ class Reranker:
         gathered = ahead(self._gathered(queries, found), GATHERED_AHEAD, "gather")
         with self.report.clocked(), closing(gathered):
             for query, (first_stage, docs) in zip(queries, gathered, strict=True):
-                yield Ranking(query, first_stage, self._rank(query, first_stage, candidates.fetch, docs))
+                encoded = candidates.take_vectors(query) if isinstance(candidates, VectorCandidates) else None
+                ranked = self._rank(query, first_stage, candidates.fetch, docs, encoded=encoded)
+                yield Ranking(query, first_stage, ranked)
 
     def _first_stages(
         self, queries: Sequence[Query], candidates: Candidates, k: int
@@ -232,8 +235,12 @@ class Reranker:
         docs: DocumentRows | None = None,
         *,
         stored: bool = True,
+        encoded: QueryVectors | None = None,
     ) -> list[ScoredDoc]:
-        """``docs`` are the rows that are scored first, where they were read before; not ``stored``: there are none."""
+        """``docs`` are the rows that are scored first, where they were read before; not ``stored``: there are none.
+
+        ``encoded`` is the query, where the first stage has encoded it already.
+        """
         ids = [c.doc_id for c in first_stage]
         self.report.queries += 1
         self.report.candidates += len(ids)
@@ -242,10 +249,11 @@ class Reranker:
             return []
         if docs is None and stored:
             self._scorer.expect(ids, sketches=self._begins_with_sketches)  # read aside, while the query is encoded
-        with self.report.timed("encode"):
-            tokens = self.encoder.tokenize_queries([query.text])
-            self.report.truncated_queries += tokens[0].truncated > 0
-            (Q,) = self.encoder.encode_query_tokens(tokens, [query.text])
+        if encoded is None:
+            with self.report.timed("encode"):
+                encoded = self.encoder.encode_query(query.text)
+        Q = encoded.vectors
+        self.report.truncated_queries += encoded.truncated > 0
         scores = self._scores(Q, ids, docs) if stored else _none(len(ids))
         unscored = np.flatnonzero(np.isneginf(scores.values))
         if unscored.size:

@@ -34,7 +34,7 @@ class Documents:
         self._index = index
         self._indices = {info.name: info for info in indices}
         # Twice the room for hits: custom routing can give an id to two documents, which must not hide others.
-        self._batch = max(1, min(BATCH, *(window_of(info) // 2 for info in indices)))
+        self._room = max(1, min(window_of(info) // 2 for info in indices))
         self._qualified = qualified
         self._retry = retry
 
@@ -44,9 +44,19 @@ class Documents:
         Raises InputError for an id that two documents have, and leaves of OpenSearchError.
         """
         waiting: Iterator[str] = iter(doc_ids)
-        while batch := list(islice(waiting, self._batch)):
+        while batch := list(islice(waiting, min(BATCH, self._room))):
             for index, ids in self.by_index(batch):
                 yield from self._fetch_batch(index, ids)
+
+    def present(self, doc_ids: Sequence[str]) -> set[str]:
+        """Those of these ids that the caller may find in the index, by one search for as many as it gives at once."""
+        found: set[str] = set()
+        waiting: Iterator[str] = iter(doc_ids)
+        while batch := list(islice(waiting, self._room)):
+            for index, ids in self.by_index(batch):
+                hits = self.hits(index, ids, {"_source": False})
+                found |= {f"{hit['_index']}/{hit['_id']}" if self._qualified else hit["_id"] for hit in hits}
+        return found
 
     def by_index(self, doc_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
         """The index, or each of several, with the ids (as they are in it) that belong there."""

@@ -91,6 +91,10 @@ class IndexCandidates:
         """The documents with these ids, in any order; ids the index does not hold are left out."""
         return self._documents.fetch(doc_ids)
 
+    def present(self, doc_ids: Sequence[str]) -> set[str]:
+        """Those of these ids that the caller may find there."""
+        return self._documents.present(doc_ids)
+
     def _default_template(self, fields: Sequence[str]) -> QueryTemplate:
         if all(made_by_us(info.mapping) for info in self._indices.values()):
             return match_contents(CONTENTS)

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ("colbert_rerank.cli.serve", "serve"),
     "model": ("colbert_rerank.cli.model", "model"),
     "store": ("colbert_rerank.cli.store", "store"),
+    "index": ("colbert_rerank.cli.index", "index"),
     "opensearch": ("colbert_rerank.cli.opensearch", "opensearch"),
     "elasticsearch": ("colbert_rerank.cli.elasticsearch", "elasticsearch"),
     "bench": ("colbert_rerank.cli.bench", "bench"),
@@ -38,6 +39,7 @@ _KEPT = "interrupted; what was stored is kept, and the same command goes on from
 AFTER_INTERRUPT = {
     "demo": _KEPT,
     "ingest": _KEPT,
+    "index": _KEPT,
     "sync": _KEPT,
     "run": "interrupted; no run was written, and the same command starts it again",
 }

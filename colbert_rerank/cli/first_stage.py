@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from colbert_rerank.cli.help import section
 from colbert_rerank.cli.options import FILE, OpenSearchOptions, given, grouped, refuse
 from colbert_rerank.errors import UsageError
@@ -14,6 +16,7 @@ from colbert_rerank.errors import UsageError
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
+    from colbert_rerank.rerank import Reranker
     from colbert_rerank.store import Store
     from colbert_rerank.types import Candidates
 
@@ -149,6 +152,30 @@ def first_stage_options(command: F) -> F:
             "--add-doc-id-alias", is_flag=True, help="Add a doc_id alias of _id to the index's mapping (changes it)."
         ),
     )
+
+
+def retriever_option(command: F) -> F:
+    """``--retriever``: by words, or by vectors; see `retrieve_by`."""
+    add = section("First stage")(
+        "--retriever",
+        type=click.Choice(["bm25", "centroids"]),
+        default="bm25",
+        show_default=True,
+        help="Find candidates by their words, or by their vectors with the index of `index build`.",
+    )
+    typed: F = add(command)
+    return typed
+
+
+def retrieve_by(retriever: str, reranker: Reranker, candidates: Candidates) -> Candidates:
+    """The candidates of a retriever; ``candidates`` are those by words, in whose index the documents are."""
+    if retriever == "bm25":
+        return candidates
+    from colbert_rerank.candidates.vectors import VectorCandidates
+    from colbert_rerank.retrieval.centroids import CentroidIndex
+
+    refuse(("query_template", "dfs"), "only with --retriever bm25")
+    return VectorCandidates(CentroidIndex(reranker.store), reranker.encoder, candidates)
 
 
 def elasticsearch_options(command: F) -> F:

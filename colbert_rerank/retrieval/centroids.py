@@ -7,6 +7,7 @@ interrupted goes on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,8 @@ AT_ONCE = 1 << 16  # rows that are decoded at once
 SEED = 20261128
 
 Progress = Callable[[int], None]
+
+_log = logging.getLogger(__name__)
 
 
 def build(store: Store, *, partitions: int | None = None, again: bool = False, progress: Progress | None = None) -> int:
@@ -84,6 +87,25 @@ def build(store: Store, *, partitions: int | None = None, again: bool = False, p
     return added
 
 
+def lacking(store: Store) -> int:
+    """How many of a store's rows its index, if there is one, lacks. Raises as `state.load` does."""
+    state = states.load(states.folder_of(store, RETRIEVER))
+    return sum(entry.rows for entry in store.manifest.segments if state is None or not state.covered(entry))
+
+
+def facts(store: Store) -> dict[str, str | int]:
+    """What `index info` prints. Raises as `state.opened` does."""
+    folder, state = states.folder_of(store, RETRIEVER), states.opened(store, RETRIEVER)
+    files_of = [state.learnt[0], *(one.file for one in state.segments)]
+    return {
+        "retriever": state.kind,
+        "centroids": state.settings["partitions"],
+        "vectors": sum(one.rows for one in state.segments),
+        "vectors of the store that it lacks": lacking(store),
+        "bytes": sum((folder / file).stat().st_size for file in files_of),
+    }
+
+
 @contextmanager
 def building(folder: Path) -> Iterator[None]:
     """Hold the index in ``folder``, which is made, alone. Raises StoreWriteError."""
@@ -103,6 +125,7 @@ def _learnt(store: Store, folder: Path, partitions: int | None) -> State:
     if codec is not None and partitions in (None, len(codec.book.centroids)):
         centroids = codec.book.centroids
     else:
+        _log.info("learning centroids")
         centroids = _trained(store, partitions)
     placed = seal(folder / LEARNT, {layout.CENTROIDS: centroids})
     state = State(store.manifest.store_id, RETRIEVER, {"partitions": len(centroids)}, (LEARNT, placed.columns))

@@ -31,10 +31,10 @@ except SystemExit as end:
 sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
-GROUPS = ("model", "store", "opensearch", "elasticsearch")  # the commands that have commands
+GROUPS = ("model", "store", "index", "opensearch", "elasticsearch")  # the commands that have commands
 LEAVES = [
     *(name for name in COMMANDS if name not in GROUPS),
-    *("model show", "model check", "elasticsearch setup"),
+    *("model show", "model check", "index build", "index info", "elasticsearch setup"),
     *("opensearch setup", "opensearch doctor", "opensearch teardown"),
     *(f"store {name}" for name in STORE_COMMANDS),
 ]
