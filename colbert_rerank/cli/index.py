@@ -28,10 +28,10 @@ def index() -> None:
 @click.option("--again", is_flag=True, help="Learn anew, and leave nothing of the index that is there.")
 @output_options
 def build(store: Path, partitions: int | None, again: bool) -> None:
-    """Make an index of a store's vectors, or add what the store has got since.
+    """Make an index of a store's vectors, or go on.
 
-    Each token is kept as the number of its nearest centroid: two bytes. Where this was interrupted, it goes on. Run it
-    again after `ingest` and `store compact`: until then searches with --retriever centroids refuse the index.
+    Each token is kept as the number of its nearest centroid: two bytes. Run it again after `ingest` and `store compact`, and
+    it adds what is new: until then searches with --retriever centroids refuse the index.
 
     \b
     Examples:
