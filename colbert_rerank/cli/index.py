@@ -30,8 +30,8 @@ def index() -> None:
 def build(store: Path, partitions: int | None, again: bool) -> None:
     """Make an index of a store's vectors, or go on.
 
-    Each token is kept as the number of its nearest centroid: two bytes. Run it again after `ingest` and `store compact`, and
-    it adds what is new: until then searches with --retriever centroids refuse the index.
+    Each token is kept as the number of its nearest centroid: two bytes. Run it again after `ingest` and `store
+    compact`, and it adds what is new: until then searches with --retriever centroids refuse the index.
 
     \b
     Examples:
