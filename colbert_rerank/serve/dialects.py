@@ -11,7 +11,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from colbert_rerank.errors import InputError
 from colbert_rerank.request import in_utf8
 from colbert_rerank.rerank import Missing
 from colbert_rerank.serve.decimals import decimal
+from colbert_rerank.serve.errors import EmptyError
 from colbert_rerank.serve.jobs import Answer, Asked, Job, Result
 
 
@@ -37,6 +38,11 @@ class Request(BaseModel, ABC):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
+    @property
+    def uncut(self) -> bool:
+        """Whether the caller would rather be refused than have a text cut."""
+        return False
+
     @abstractmethod
     def job(self, store: str | None) -> Job:
         """Raises InputError."""
@@ -46,34 +52,70 @@ class Request(BaseModel, ABC):
         """What is sent back, for orjson."""
 
 
-class DocumentIn(BaseModel):
-    """A document by its ``id`` in the store, by its ``text``, or by this where it is not in the store."""
+class Ranking(Request):
+    """One that is answered with the best of the documents."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    query: Text
+    top_n: Count = None
+    top_k: Count = None
+
+    def best(self, answer: Answer) -> Sequence[Result]:
+        count = self.top_n or self.top_k
+        return answer.results[:count] if count else answer.results
+
+
+class DocumentIn(BaseModel):
+    """A document by its ``id`` in the store, by its ``text``, or by this where it is not in the store.
+
+    Other fields are read where the request's ``rank_fields`` name them.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     id: Text | None = None
     text: Text | None = None
     first_stage_score: Annotated[float, Field(allow_inf_nan=False, strict=False)] | None = None
 
+    def of_fields(self, names: Sequence[str]) -> DocumentIn:
+        """The same, its text that of these fields, in this order; those that have none are left out.
 
-class RerankRequest(Request):
+        Raises InputError for half a character.
+        """
+        fields = {"id": self.id, "text": self.text, **(self.model_extra or {})}
+        given = [value for name in names if isinstance(value := fields.get(name), str) and value.strip()]
+        if not all(map(in_utf8, given)):
+            raise InputError("documents: a field holds half of a surrogate pair, which is no character")
+        return self.model_copy(update={"text": " ".join(given) or None})
+
+
+class RerankRequest(Ranking):
     """Ours, and Cohere's (v1 and v2), Jina's and TEI's, which say ``texts`` for ``documents``."""
 
-    query: Text
+    api_version: ClassVar[str] = "1"
+
     documents: list[Text | DocumentIn] | None = None
     texts: list[Text] | None = None
     model: Text | None = None
-    top_n: Count = None
-    top_k: Count = None
+    rank_fields: list[Text] | None = None
     return_documents: bool | None = None
     missing: Missing = "first_stage"
     deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] | None = None
     return_text: bool = False
+    truncate: bool | str | None = None  # a word in some of Cohere's other requests, and then not meant for here
+
+    @property
+    def uncut(self) -> bool:
+        return self.documents is None and self.truncate is False
 
     def job(self, store: str | None) -> Job:
-        given = self.documents if self.documents is not None else self.texts
+        given: Sequence[str | DocumentIn] | None = self.documents
+        if given is None and self.texts is not None:
+            check_not_empty(self.query, self.texts)
+            given = self.texts
         if given is None:
             raise InputError("documents: missing")
+        if names := self.rank_fields:
+            given = [d if isinstance(d, str) else d.of_fields(names) for d in given]
         if store is not None and self.missing == "drop" and any(isinstance(d, str) for d in given):
             raise InputError(
                 "missing: 'drop' leaves documents out of the answer, and who sends plain strings needs all of them; "
@@ -83,7 +125,7 @@ class RerankRequest(Request):
         return Job(store, self.query, [asked(d, store) for d in given], self.missing, deadline)
 
     def answer(self, job: Job, answer: Answer) -> Any:
-        results = best(answer, self.top_n or self.top_k)
+        results = self.best(answer)
         if self.documents is None:
             return tei(job, results, self.return_text)
         found = []
@@ -104,12 +146,14 @@ class RerankRequest(Request):
         body |= {"scored": sum(r.source != "first_stage" for r in answer.results), "missing": answer.missing}
         body["timings_ms"] = rounded(answer.timings_ms)
         body["usage"] = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-        body["meta"] = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+        body["meta"] = {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}}
         return body
 
 
 class CohereV2Request(RerankRequest):
     """As version 1, but documents never come back."""
+
+    api_version: ClassVar[str] = "2"
 
     def answer(self, job: Job, answer: Answer) -> Any:
         self.return_documents = False
@@ -121,27 +165,32 @@ class JinaRequest(RerankRequest):
 
     def answer(self, job: Job, answer: Answer) -> Any:
         self.return_documents = self.return_documents is not False
-        return super().answer(job, answer)
+        found = super().answer(job, answer)
+        return found if self.documents is None else found | {"object": "list"}
 
 
-class TextsRequest(Request):
+class TextsRequest(Ranking):
     """Text Embeddings Inference. Scores are MaxSim's, whatever ``raw_scores`` says: no sigmoid is left of them."""
 
-    query: Text
     texts: list[Text]
     return_text: bool = False
+    truncate: bool | None = None
+
+    @property
+    def uncut(self) -> bool:
+        return self.truncate is False
 
     def job(self, store: str | None) -> Job:
+        check_not_empty(self.query, self.texts)
         return Job(store, self.query, [asked(text, store) for text in self.texts])
 
     def answer(self, job: Job, answer: Answer) -> Any:
-        return tei(job, answer.results, self.return_text)
+        return tei(job, self.best(answer), self.return_text)
 
 
-class StringsRequest(Request):
+class StringsRequest(Ranking):
     """A query, and documents as strings and nothing else."""
 
-    query: Text
     documents: list[Text]
     model: Text | None = None
 
@@ -150,34 +199,35 @@ class StringsRequest(Request):
 
 
 class VoyageRequest(StringsRequest):
-    top_k: Count = None
     return_documents: bool = False
+    truncation: bool | None = None
+
+    @property
+    def uncut(self) -> bool:
+        return self.truncation is False
 
     def answer(self, job: Job, answer: Answer) -> Any:
         data = [
             {"index": r.place, "relevance_score": decimal(r.score)}
             | ({"document": self.documents[r.place]} if self.return_documents else {})
-            for r in best(answer, self.top_k)
+            for r in self.best(answer)
         ]
         return {"object": "list", "data": data, "model": answer.model, "usage": {"total_tokens": answer.tokens}}
 
 
 class InfinityRequest(StringsRequest):
-    top_n: Count = None
     return_documents: bool = False
 
     def answer(self, job: Job, answer: Answer) -> Any:
         results = [
             {"relevance_score": decimal(r.score), "index": r.place}
             | ({"document": self.documents[r.place]} if self.return_documents else {})
-            for r in best(answer, self.top_n)
+            for r in self.best(answer)
         ]
         return {"object": "rerank", "results": results, **envelope(answer), "created": int(time.time())}
 
 
 class VllmRequest(StringsRequest):
-    top_n: Count = None
-
     def answer(self, job: Job, answer: Answer) -> Any:
         results = [
             {
@@ -185,7 +235,7 @@ class VllmRequest(StringsRequest):
                 "document": {"text": self.documents[r.place], "multi_modal": None},
                 "relevance_score": decimal(r.score),
             }
-            for r in best(answer, self.top_n)
+            for r in self.best(answer)
         ]
         return {"results": results, **envelope(answer)}
 
@@ -236,8 +286,10 @@ def asked(document: str | DocumentIn, store: str | None) -> Asked:
     return Asked(document.id, document.text, document.first_stage_score)
 
 
-def best(answer: Answer, count: int | None) -> Sequence[Result]:
-    return answer.results[:count] if count else answer.results
+def check_not_empty(query: str, texts: Sequence[str]) -> None:
+    """As Text Embeddings Inference has it. Raises EmptyError."""
+    if not query.strip() or not texts:
+        raise EmptyError("query" if texts else "texts")
 
 
 def tei(job: Job, results: Sequence[Result], return_text: bool) -> list[dict[str, Any]]:

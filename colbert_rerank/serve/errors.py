@@ -13,6 +13,18 @@ from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
 from colbert_rerank.serve.engine import BusyError, EndingError, UnknownStoreError
 
 
+class EmptyError(InputError):
+    """Of Text Embeddings Inference's dialect, which has a status of its own for it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: empty; there is nothing to re-rank")
+
+
+class TooLongError(Exception):
+    def __init__(self, what: str, tokens: int) -> None:
+        super().__init__(f"{what} has {tokens:,} tokens more than the model reads, and is not to be cut")
+
+
 class TooLargeError(Exception):
     def __init__(self, most: int) -> None:
         super().__init__(f"the body is larger than {most:,} bytes, which is all that is taken here")
@@ -42,10 +54,12 @@ class Refusal(BaseModel):
 
 
 STATUS: Mapping[type[Exception], int] = {
+    EmptyError: 400,
     UnauthorizedError: 401,
     UnknownStoreError: 404,
     MissingVectorsError: 409,
     TooLargeError: 413,
+    TooLongError: 413,
     TooManyError: 413,
     InputError: 422,
     UsageError: 422,
@@ -67,13 +81,15 @@ def answer_of(error: Exception) -> Response:
         headers["WWW-Authenticate"] = 'Basic realm="colbert-rerank", charset="UTF-8"'
     if isinstance(error, BusyError):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return refusal(str(error) if code < 500 or code == 503 else "the service failed; its log says more", code, headers)
+    message = str(error) if code < 500 or code == 503 else "the service failed; its log says more"
+    return refusal(message, code, headers, "Empty" if isinstance(error, EmptyError) else "")
 
 
-def refusal(message: str, code: int, headers: Mapping[str, str] | None = None) -> Response:
+def refusal(message: str, code: int, headers: Mapping[str, str] | None = None, kind: str = "") -> Response:
     # A message may repeat half a surrogate pair of what was sent, which no JSON can hold.
     text = message.encode("utf-8", "replace").decode("utf-8")
-    return json_answer({"error": text, "error_type": TYPES.get(code, "Error"), "message": text}, code, headers)
+    said = {"error": text, "error_type": kind or TYPES.get(code, "Error"), "message": text}
+    return json_answer(said, code, headers)
 
 
 def json_answer(body: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:

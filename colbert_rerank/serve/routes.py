@@ -18,6 +18,7 @@ from colbert_rerank.serve.dialects import (
     VoyageRequest,
 )
 from colbert_rerank.serve.errors import DOCUMENTED
+from colbert_rerank.serve.lengths import check_uncut
 from colbert_rerank.serve.service import Service
 
 STATUS_HEADER = "X-Colbert-Rerank-Status"
@@ -48,6 +49,8 @@ def reranking(service: Service, *, in_store: bool = False) -> APIRouter:
 def _route(service: Service, kind: Any, in_store: bool) -> Any:
     async def answer(body: Request, store: str | None) -> Response:
         job = body.job(store)
+        if body.uncut and len(job.texts) - 1 <= service.limits.texts:  # more are refused anyway
+            await service.aside(check_uncut, (service.engine.ranker(store).encoder, job))
         found = await service.answer(job)
         headers = {STATUS_HEADER: found.status}
         return Response(orjson.dumps(body.answer(job, found)), headers=headers, media_type="application/json")

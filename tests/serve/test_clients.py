@@ -169,12 +169,12 @@ def same(found: Ranked, wanted: Ranked) -> bool:
 
 @pytest.mark.parametrize("name", ALL)
 def test_texts(service: Running, name: str) -> None:
-    docs = texts(COUNT)
+    docs = [text[:40] for text in texts(COUNT)]  # LiteLLM's client of TEI says that nothing may be cut
     wanted = expected(service, "", docs)
     assert len({score for _, score in wanted}) > 1
     some = ALL[name](base_of(service), QUERY, docs, 3)
     assert same(some[:3], wanted[:3])
-    assert len(some) == 3 or name == "litellm, huggingface", "this API has no such number, and that client cuts nothing"
+    assert len(some) == 3
     assert same(ALL[name](base_of(service), QUERY, docs, COUNT), wanted)
 
 

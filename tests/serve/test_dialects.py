@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from colbert_rerank.encoder import Encoder
 from colbert_rerank.rerank import Reranker
+from colbert_rerank.serve.routes import DIALECTS
 from tests.collection import documents, queries, texts
+from tests.serve.conftest import LIMITS
 
 QUERY = queries(1)[0].text
 IDS = [d.doc_id for d in documents(8)]
@@ -38,7 +42,7 @@ def test_cohere(client: TestClient, best_first: list[tuple[int, float]], path: s
     assert pairs(found["results"]) == best_first[:3]
     assert not [r for r in found["results"] if "document" in r], "not asked for: left out, and not null"
     assert found["meta"]["billed_units"] == {"search_units": 1}
-    assert found["meta"]["api_version"]["version"]
+    assert found["meta"]["api_version"]["version"] == ("2" if path == "/v2/rerank" else "1")
     assert found["id"]
 
 
@@ -53,9 +57,35 @@ def test_cohere_returns_documents_in_version_1_alone(client: TestClient) -> None
     assert not [r for r in ask(client, "/v2/rerank", **body)["results"] if "document" in r]
 
 
+def test_cohere_ranks_by_the_fields_that_it_is_told(client: TestClient) -> None:
+    docs: list[Any] = [{"title": f"  {text} ", "author": "Ann", "year": 7} for text in texts(3)]
+    found = ask(client, "/v1/rerank", query=QUERY, documents=docs, rank_fields=["author", "title", "year", "none"])
+    joined = ask(client, "/v1/rerank", query=QUERY, documents=[f"Ann {text}" for text in texts(3)])
+    assert pairs(found["results"]) == pairs(joined["results"])
+    for body, said in (
+        ({"documents": docs}, "neither an id in a store nor a text"),
+        ({"documents": docs, "rank_fields": ["none"]}, "neither an id in a store nor a text"),
+        ({"documents": docs, "rank_fields": "title"}, "rank_fields: "),
+        ({"documents": [{"title": "\ud800"}], "rank_fields": ["title"]}, "half of a surrogate pair"),
+    ):
+        content, headers = json.dumps({"query": QUERY, **body}), {"content-type": "application/json"}
+        refused = client.post("/v1/rerank", content=content, headers=headers)
+        assert (refused.status_code, said in refused.json()["error"]) == (422, True), refused.text
+
+
+@pytest.mark.parametrize("name", ["top_n", "top_k"])
+@pytest.mark.parametrize("path", [path for path in DIALECTS if "score" not in path])
+def test_all_take_either_number(client: TestClient, best_first: list[tuple[int, float]], path: str, name: str) -> None:
+    docs = "texts" if "tei" in path else "documents"
+    found = ask(client, STORE + path, query=QUERY, **{docs: IDS, name: 2})
+    results = found if isinstance(found, list) else found.get("results") or found["data"]
+    assert [r["index"] for r in results] == [i for i, _ in best_first[:2]]
+
+
 def test_jina(client: TestClient) -> None:
     body: dict[str, Any] = {"query": QUERY, "documents": texts(3), "model": "jina-reranker"}
     found = ask(client, "/jina/v1/rerank", **body)
+    assert found["object"] == "list"
     assert [r["document"] for r in found["results"]] == [{"text": texts(3)[r["index"]]} for r in found["results"]]
     assert found["usage"]["total_tokens"] > 0
     assert not [r for r in ask(client, "/jina/v1/rerank", return_documents=False, **body)["results"] if "document" in r]
@@ -76,8 +106,39 @@ def test_text_embeddings_inference(client: TestClient, best_first: list[tuple[in
     assert all(r.keys() == {"index", "score"} for r in found)
     found = ask(client, path, query=QUERY, texts=texts(3), return_text=True)
     assert [r["text"] for r in found] == [texts(3)[r["index"]] for r in found]
-    refused = client.post(path, json={"query": "", "texts": texts(3)})
-    assert refused.json().keys() >= {"error", "error_type"}
+    for empty in ({"query": " ", "texts": texts(3)}, {"query": QUERY, "texts": []}):
+        refused = client.post(path, json=empty)
+        assert (refused.status_code, refused.json()["error_type"]) == (400, "Empty")
+        assert refused.json().keys() >= {"error", "error_type"}
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "docs"),
+    [
+        ("/voyage/v1/rerank", "truncation", "documents"),
+        ("/tei/rerank", "truncate", "texts"),
+        ("/rerank", "truncate", "texts"),
+    ],
+)
+def test_who_wants_nothing_cut_is_refused(
+    client: TestClient, tiny_encoder: Encoder, path: str, option: str, docs: str
+) -> None:
+    long = "tide " * 1000
+    (cut,) = tiny_encoder.tokenize_documents([long])
+    (cut_query,) = tiny_encoder.tokenize_queries([long])
+    for body, said in (
+        ({"query": QUERY, docs: ["a", long]}, f"document 1 has {cut.truncated:,} tokens more"),
+        ({"query": long, docs: ["a"]}, f"the query has {cut_query.truncated:,} tokens more"),
+    ):
+        for may in ({}, {option: True}, {option: None}):
+            ask(client, path, **body, **may)
+        refused = client.post(path, json={**body, option: False})
+        assert (refused.status_code, refused.json()["error_type"]) == (413, "Validation")
+        assert said in refused.json()["error"]
+    ask(client, path, query="tides", **{docs: ["a tide", "bread"], option: False})
+    ask(client, STORE + path, query="tides", **{docs: IDS, option: False})
+    too_many = client.post(path, json={"query": QUERY, docs: [long] * (LIMITS.texts + 1), option: False})
+    assert "11 texts are more than 10" in too_many.json()["error"]
 
 
 def test_infinity(client: TestClient, best_first: list[tuple[int, float]]) -> None:
