@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colbert_rerank.checkpoints import AS_MEANT, PROBES, Checkpoint, Choices, load_checkpoint
+from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
 from colbert_rerank.errors import CheckpointError, InputError, NonFiniteError, UsageError
 from colbert_rerank.pooling import pooled
@@ -148,8 +149,8 @@ class Encoder:
         spec = self.checkpoint.spec
         if not spec.text_documents:
             raise UsageError(
-                f"{self.checkpoint.name}: its documents are page images, not texts. It was never trained to find "
-                "texts; to let it try all the same, choose --text-documents"
+                f"{public_name(self.checkpoint.name)}: its documents are page images, not texts. It was never trained "
+                "to find texts; to let it try all the same, choose --text-documents"
             )
         leave_out = spec.skip_ids if spec.skip_before else ()
         if not stride:

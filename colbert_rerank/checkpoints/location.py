@@ -26,9 +26,20 @@ def locate(name: str) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"model {name!r} is a file; give the folder that holds config.json and the weights")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_hub_name(name):
         raise CheckpointError(f"model {name!r}: no such folder, and not a hub name of the form OWNER/NAME")
     return _from_hub(name)
+
+
+def public_name(name: str) -> str:
+    """The name as strangers may see it: of a folder its last part."""
+    if _is_hub_name(name) and not Path(name).is_dir():
+        return name
+    return Path(os.path.normpath(Path(name).expanduser().absolute())).name  # of a link its own, not its target's
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _from_hub(name: str) -> Path:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse
 
 import colbert_rerank
+from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.serve.dialects import Text
 from colbert_rerank.serve.errors import DOCUMENTED, NotReadyError, json_answer
 from colbert_rerank.serve.service import Service
@@ -52,7 +53,7 @@ def about(service: Service) -> APIRouter:
             {
                 "name": "colbert-rerank",
                 "version": colbert_rerank.__version__,
-                "model_id": encoder.checkpoint.name,
+                "model_id": public_name(encoder.checkpoint.name),
                 "model_dtype": encoder.dtype,
                 "device": str(encoder.device),
                 "max_documents": service.limits.documents,
@@ -65,7 +66,7 @@ def about(service: Service) -> APIRouter:
     @router.get("/v1/models", tags=["about"])
     async def models() -> Response:
         encoders = [engine.texts.encoder, *(store.reranker.encoder for store in engine.stores.values())]
-        names = dict.fromkeys(encoder.checkpoint.name for encoder in encoders)
+        names = dict.fromkeys(public_name(encoder.checkpoint.name) for encoder in encoders)
         data = [{"id": name, "object": "model", "owned_by": "colbert-rerank"} for name in names]
         return json_answer({"object": "list", "data": data})
 
@@ -77,7 +78,7 @@ def about(service: Service) -> APIRouter:
     async def encode(body: EncodeRequest) -> Response:
         """Token vectors [tokens, dim] of each text, as the model has them before a store rounds them."""
         encoder = engine.ranker(body.store).encoder
-        found: dict[str, Any] = {"model": encoder.checkpoint.name, "dim": encoder.dim}
+        found: dict[str, Any] = {"model": public_name(encoder.checkpoint.name), "dim": encoder.dim}
         found["queries"] = [m.tolist() for m in await service.aside(encoder.encode_queries, body.queries)]
         matrices = await service.aside(encoder.encode_documents, body.documents)
         found["documents"] = [np.asarray(m, np.float32).tolist() for m in matrices]
@@ -94,7 +95,7 @@ def _stores(service: Service) -> list[dict[str, Any]]:
             "documents": len(store.reranker.store),
             "dim": store.reranker.store.manifest.dim,
             "codec": store.reranker.store.manifest.codec,
-            "model": store.reranker.encoder.checkpoint.name,
+            "model": public_name(store.reranker.encoder.checkpoint.name),
             "stale": store.fault or None,
         }
         for name, store in service.engine.stores.items()

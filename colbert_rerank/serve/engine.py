@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
 from colbert_rerank.request import check_text
@@ -303,7 +304,7 @@ def _encoded(runs: list[_Run]) -> list[tuple[_Run, npt.NDArray[np.float32]]]:
 def _known(ranker: Ranker) -> dict[str, Any]:
     """What an answer says of who gave it."""
     generation = None if isinstance(ranker, TextRanker) else ranker.store.manifest.generation
-    return {"model": ranker.encoder.checkpoint.name, "generation": generation}
+    return {"model": public_name(ranker.encoder.checkpoint.name), "generation": generation}
 
 
 def _raise(error: Exception) -> Answer:

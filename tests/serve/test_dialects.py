@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.encoder import Encoder
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.serve.routes import DIALECTS
@@ -183,7 +185,7 @@ def test_what_is_here(client: TestClient, reranker: Reranker) -> None:
         reranker.store.manifest.generation,
     )
     assert client.get("/info").json()["stores"] == [store]
-    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == [reranker.encoder.checkpoint.name]
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == [Path(reranker.encoder.checkpoint.name).name]
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/stores/{store}/rerank", "/v1/rerank", "/encode", "/readyz"} <= paths.keys()
     assert client.get("/").status_code == 404
@@ -191,5 +193,25 @@ def test_what_is_here(client: TestClient, reranker: Reranker) -> None:
 
 
 def test_no_path_of_this_machine_is_told(client: TestClient, reranker: Reranker) -> None:
-    for path in ("/info", "/v1/stores", "/v1/models", "/metrics", "/openapi.json"):
-        assert str(reranker.store.folder.parent) not in client.get(path).text
+    answers = [client.get(path) for path in ("/info", "/v1/stores", "/v1/models", "/metrics", "/openapi.json")]
+    answers.append(client.post("/encode", json={"queries": [QUERY], "store": "real"}))
+    for path in DIALECTS:
+        docs = ["a text"]
+        body = {"query": QUERY, "texts" if "tei" in path else "documents": docs} if "score" not in path else {}
+        answers += [client.post(path, json=body or {"text_1": QUERY, "text_2": docs}) for path in (path, STORE + path)]
+    for private in (reranker.store.folder, Path(reranker.encoder.checkpoint.name)):
+        assert private.is_absolute()
+        assert not [answer.text for answer in answers if str(private.parent) in answer.text]
+
+
+def test_a_model_s_public_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("starter", "colbert-ir/colbertv2.0"):
+        assert public_name(name) == name
+    folder = tmp_path / "secret" / "model"
+    for name in (str(folder), f"{folder}/", f"{folder}/../model", "~/secret/model", "./model"):
+        assert public_name(name) == "model", "also where the folder is gone by now"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert public_name(".") == "model"
+    monkeypatch.chdir(tmp_path)
+    assert public_name("secret/model") == "model"
