@@ -14,6 +14,7 @@ from colbert_rerank.errors import UsageError
 
 _NO_HOST = re.compile(r"[\s%<>\"{}|^`\\]")
 OPENSEARCH, ELASTICSEARCH = "OpenSearch", "Elasticsearch"
+SERVICE_TOKEN = "COLBERT_RERANK_TOKEN"  # of the re-ranking service
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,28 @@ def read_secret(path: str | Path) -> str:
     """The text of a file without its last line break; empty where none is named. Raises UsageError."""
     if not path:
         return ""
-    try:
-        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the secret in {path}: {getattr(error, 'strerror', '') or 'not UTF-8'}") from None
+    secret = _read(path).rstrip("\r\n")
     if not secret:
         raise UsageError(f"the secret file {path} is empty")
     return secret
+
+
+def read_tokens(path: str | Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The tokens of a re-ranking service, one a line, blank lines left out: of a file, or else of the environment.
+
+    Raises UsageError for a file without any, and for what cannot stand in a request's header.
+    """
+    tokens = [line.strip() for line in (_read(path) if path else environ.get(SERVICE_TOKEN, "")).splitlines()]
+    tokens = [token for token in tokens if token]
+    if path and not tokens:
+        raise UsageError(f"{path}: there is no token in it")
+    if not all(token.isascii() and token.isprintable() for token in tokens):
+        raise UsageError(f"{path or SERVICE_TOKEN}: a token holds characters that cannot stand in an HTTP header")
+    return tokens
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the secret in {path}: {getattr(error, 'strerror', '') or 'not UTF-8'}") from None

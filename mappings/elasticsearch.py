@@ -25,17 +25,27 @@ def inference_endpoint(url: str, store: str, *, api_key: str = "") -> dict[str, 
 
 
 def reranking_search(
-    query: str, *, text_field: str, inference_id: str, id_field: str = DOC_ID, size: int = 10, window: int = 100
+    query: str,
+    *,
+    text_field: str,
+    inference_id: str,
+    id_field: str = DOC_ID,
+    size: int = 10,
+    window: int = 100,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """The body for ``POST INDEX/_search``: the first ``window`` of a ``match`` on ``text_field``, re-ranked.
 
-    ``id_field`` is sent to the endpoint; it must hold the id of each document.
+    ``id_field`` is sent to the endpoint; it must hold the id of each document. Unless ``strict``, a search goes on in
+    its first order where re-ranking fails.
     """
     body = _body("search")
     body["size"] = size
     reranker = body["retriever"]["text_similarity_reranker"]
     reranker["retriever"]["standard"]["query"]["match"][text_field] = query
     reranker |= {"field": id_field, "inference_id": inference_id, "inference_text": query, "rank_window_size": window}
+    if strict:
+        del reranker["allow_rerank_failures"]
     return body
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import opensearchpy
 import pytest
 
-from colbert_rerank.connection import Connection
+from colbert_rerank.cli.service import service_token
+from colbert_rerank.connection import Connection, read_tokens
 from colbert_rerank.errors import (
     ColbertRerankError,
     IndexNotFoundError,
@@ -119,6 +120,28 @@ def test_secret_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n", encoding="utf-8")
     with pytest.raises(UsageError, match="is empty"):
         Connection.from_environment("http://h", user="u", password_file=tmp_path / "empty", environ={})
+
+
+def test_tokens_of_a_service_are_one_a_line(tmp_path: Path) -> None:
+    """For whoever reads them: the service, which takes any of them, and commands, which send the first."""
+    environ = {"COLBERT_RERANK_TOKEN": f"{TOKEN}\n"}
+    (tmp_path / "tokens").write_text(f"\n  one-{TOKEN} \n\n{TOKEN}\n", encoding="utf-8")
+    assert read_tokens(tmp_path / "tokens", environ) == [f"one-{TOKEN}", TOKEN]
+    assert service_token(tmp_path / "tokens") == f"one-{TOKEN}"
+    assert read_tokens(None, environ) == [TOKEN]
+    assert read_tokens(None, {}) == []
+    (tmp_path / "blank").write_text("\n \n", encoding="utf-8")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    (tmp_path / "tab").write_text(f"{TOKEN}\none\ttwo", encoding="utf-8")
+    for name, said in (
+        ("absent", "cannot read"),
+        ("blank", "no token in it"),
+        ("bytes", "not UTF-8"),
+        ("tab", "HTTP header"),
+    ):
+        with pytest.raises(UsageError, match=said) as refusal:
+            read_tokens(tmp_path / name, environ)
+        assert TOKEN not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

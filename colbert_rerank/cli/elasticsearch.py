@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from colbert_rerank.cli.help import Command
+from colbert_rerank.cli.options import FILE
 from colbert_rerank.cli.output import hint, output_options
+from colbert_rerank.cli.service import MASK, service_token, service_url
+from colbert_rerank.connection import SERVICE_TOKEN
 from colbert_rerank.errors import UsageError
 
-MASK = "********"
 QUERY = "how do tides work"
 
 
@@ -35,7 +38,10 @@ def elasticsearch() -> None:
 @click.option(
     "--k", metavar="N", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Candidates to re-rank."
 )
-@click.option("--api-key-file", metavar="FILE", default="", help="The service's key; read, and printed as asterisks.")
+@click.option("--strict", is_flag=True, help="Let a search fail where re-ranking fails.")
+@click.option(
+    "--api-key-file", type=FILE, help=f"With the service's token, printed as asterisks; else ${SERVICE_TOKEN}."
+)
 @output_options
 def setup(
     dry_run: bool,
@@ -46,7 +52,8 @@ def setup(
     id_field: str,
     text_field: str,
     k: int,
-    api_key_file: str,
+    strict: bool,
+    api_key_file: Path | None,
 ) -> None:
     """Print the requests that let a service re-rank.
 
@@ -66,37 +73,23 @@ def setup(
             "requests are for (inference, rerankers) cannot be had for this package's tests, and what was not tried is "
             "not done to your cluster. Send what is printed yourself"
         )
-    key = MASK if _key(api_key_file) else ""
-    _print(f"PUT _inference/rerank/{_part(inference_id)}", inference_endpoint(_service(url), store, api_key=key))
+    key = MASK if service_token(api_key_file) else ""
+    _print(f"PUT _inference/rerank/{_part(inference_id)}", inference_endpoint(service_url(url), store, api_key=key))
     click.echo()
     search = reranking_search(
-        QUERY, text_field=text_field, inference_id=inference_id, id_field=id_field, size=min(10, k), window=k
+        QUERY,
+        text_field=text_field,
+        inference_id=inference_id,
+        id_field=id_field,
+        size=min(10, k),
+        window=k,
+        strict=strict,
     )
     _print(f"POST {_part(index)}/_search", search)
     hint(f"put the service's key in the place of {key or 'CHANGE_ME'}, and your query in that of {QUERY!r}, twice")
+    if not strict:
+        hint("allow_rerank_failures came with 8.19 and 9.1: for an older Elasticsearch print it with --strict")
     hint("Elasticsearch shows a score s of 0 or more as s + 1, and one below 0 as exp(s)")
-
-
-def _service(url: str) -> str:
-    from colbert_rerank.connection import split_url
-
-    clean, user, password = split_url(url, "service's")
-    if user or password:
-        raise UsageError(
-            f"{clean}: the service's URL is printed, and kept in the cluster's state: no user goes into it"
-        )
-    if "$" in clean:
-        raise UsageError(f"{clean}: Elasticsearch takes a $ in a URL for the beginning of a template")
-    return clean
-
-
-def _key(path: str) -> str:
-    from colbert_rerank.connection import read_secret
-
-    key = read_secret(path)
-    if not key.isascii() or not key.isprintable():
-        raise UsageError(f"{path}: the key holds characters that cannot stand in an HTTP header")
-    return key
 
 
 def _part(name: str) -> str:

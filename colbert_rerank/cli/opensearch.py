@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import click
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FILE, OpenSearchOptions, opensearch_options
 from colbert_rerank.cli.output import hint, output_options, say
+from colbert_rerank.cli.service import MASK, service_token, service_url
+from colbert_rerank.connection import SERVICE_TOKEN
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 QUERY = "how do tides work"
-MASK = "********"
-TOKEN = "COLBERT_RERANK_TOKEN"
 STATES = {"ok": "ok", "wrong": "WRONG", "note": "note"}
 
 
@@ -40,7 +39,7 @@ _name = click.option(
     callback=_checked,
     help="Of connector, model and search pipeline.",
 )
-_token = click.option("--token-file", type=FILE, help=f"The service's token; else ${TOKEN}.")
+_token = click.option("--token-file", type=FILE, help=f"With the service's token, or its first; else ${SERVICE_TOKEN}.")
 _text_field = click.option(
     "--text-field",
     "fields",
@@ -125,7 +124,7 @@ def setup(
 
     if add_alias and (id_field or qualified_ids):
         raise UsageError("--add-alias makes doc_id, which then is the field with the ids: name no other")
-    service, token = _service(url), _read_token(token_file)
+    service, token = service_url(url), service_token(token_file)
     changes = _changes(server, dry_run)
     if add_alias and (lacking := without_doc_id(changes.client, index)):
         changes.send("PUT", f"/{','.join(lacking)}/_mapping", DOC_ID_ALIAS)
@@ -173,7 +172,7 @@ def doctor(
     """
     from colbert_rerank.opensearch_rerank.doctor import examine
 
-    token = _read_token(token_file)
+    token = service_token(token_file)
     found = list(examine(server.connect(), name, index, query, fields=fields, token=token))
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in found], ensure_ascii=False, indent=1))
@@ -223,24 +222,3 @@ def _show(method: str, path: str, body: Any) -> None:
         if "credential" in body:
             body = body | {"credential": dict.fromkeys(body["credential"], MASK)}
         click.echo(json.dumps(body, ensure_ascii=False, indent=2))
-
-
-def _service(url: str) -> str:
-    from colbert_rerank.connection import split_url
-
-    clean, user, password = split_url(url, "service's")
-    if user or password:
-        raise UsageError(f"{clean}: the service's URL is kept in the cluster for all to read: no user goes into it")
-    if "$" in clean:
-        raise UsageError(f"{clean}: OpenSearch takes a $ in a URL for the beginning of a parameter")
-    return clean
-
-
-def _read_token(file: Path | None) -> str:
-    from colbert_rerank.connection import read_secret
-
-    token = read_secret(file or "") or os.environ.get(TOKEN, "")
-    first = token.split("\n")[0].strip()  # a service may have several
-    if not first.isascii() or not first.isprintable():
-        raise UsageError(f"{file or TOKEN}: the token holds characters that cannot stand in an HTTP header")
-    return first

@@ -165,7 +165,11 @@ def test_setup_prints_two_requests() -> None:
     reranker = json.loads(search)["retriever"]["text_similarity_reranker"]
     assert (reranker["inference_id"], reranker["rank_window_size"]) == ("colbert", 200)
     assert [*reranker["retriever"]["standard"]["query"]["match"]] == ["body"]
+    assert reranker["allow_rerank_failures"] is True
     assert "CHANGE_ME" in shown.err
+    assert "came with 8.19" in shown.err
+    strict = invoke(*SETUP, "--dry-run", "--strict").check()
+    assert "allow_rerank_failures" not in strict.out + strict.err
 
 
 def test_setup_shows_no_key(tmp_path: Path) -> None:
@@ -173,7 +177,9 @@ def test_setup_shows_no_key(tmp_path: Path) -> None:
     shown = invoke(*SETUP, "--dry-run", "--api-key-file", tmp_path / "key", "-v").check()
     assert "s3cr3t" not in shown.out + shown.err
     assert '"api_key": "********"' in shown.out
-    (tmp_path / "key").write_text("two\nlines")
+    shown = invoke(*SETUP, "--dry-run", environ={"COLBERT_RERANK_TOKEN": "s3cr3t-key"}).check()
+    assert '"api_key": "********"' in shown.out
+    (tmp_path / "key").write_text("one-key\ttwo")
     assert "cannot stand in an HTTP header" in invoke(*SETUP, "--dry-run", "--api-key-file", tmp_path / "key").error
     assert "cannot read the secret" in invoke(*SETUP, "--dry-run", "--api-key-file", tmp_path / "none").error
 

@@ -34,7 +34,8 @@ ENDPOINT = (
     {"task_settings": dict},
 )
 # https://www.elastic.co/docs/reference/elasticsearch/rest-apis/retrievers/text-similarity-reranker-retriever, and
-# specification/_types/Retriever.ts in github.com/elastic/elasticsearch-specification.
+# specification/_types/Retriever.ts in github.com/elastic/elasticsearch-specification. allow_rerank_failures is in
+# neither: it is in TextSimilarityRankRetrieverBuilder.java of elastic/elasticsearch (#121784, and in 8.19 by #128250).
 SEARCH: tuple[dict[str, object], dict[str, object]] = (
     {
         "retriever": (
@@ -45,7 +46,13 @@ SEARCH: tuple[dict[str, object], dict[str, object]] = (
                         "field": str,
                         "inference_text": str,
                     },
-                    {"inference_id": str, "rank_window_size": int, "min_score": float, "filter": dict},
+                    {
+                        "inference_id": str,
+                        "rank_window_size": int,
+                        "min_score": float,
+                        "filter": dict,
+                        "allow_rerank_failures": bool,
+                    },
                 )
             },
             {},
@@ -84,6 +91,7 @@ def search(**changes: Any) -> dict[str, Any]:
 def test_both_bodies_have_the_documented_keys_and_no_others() -> None:
     assert misfits(inference_endpoint("http://service:8080", "articles", api_key="k"), ENDPOINT) == []
     assert misfits(search(), SEARCH) == []
+    assert misfits(search(strict=True), SEARCH) == []
 
 
 @pytest.mark.parametrize(
@@ -139,4 +147,6 @@ def test_names_and_numbers_are_where_they_belong() -> None:
     url = inference_endpoint("http://service", "a b/c")["service_settings"]["url"]
     assert url == "http://service/v1/stores/a%20b%2Fc/rerank"
     assert inference_endpoint("http://s", "s")["service_settings"]["secret_parameters"] == {"api_key": "CHANGE_ME"}
+    assert reranker["allow_rerank_failures"] is True, "a search goes on where the service does not"
+    assert "allow_rerank_failures" not in search(strict=True)["retriever"]["text_similarity_reranker"]
     assert search() == search()  # what one caller got is not another's
