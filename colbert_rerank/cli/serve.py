@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from colbert_rerank.cli.options import (
     store_model_options,
 )
 from colbert_rerank.cli.output import output_options, say
+from colbert_rerank.connection import SERVICE_TOKEN
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from colbert_rerank.store import Store
     from colbert_rerank.types import Candidates
 
-TOKEN = "COLBERT_RERANK_TOKEN"
-
 _service, _limits = section("Service"), section("Limits")
 
 
@@ -41,8 +39,8 @@ _service, _limits = section("Service"), section("Limits")
 )
 @_service("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where to listen.")
 @_service("--port", metavar="N", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any.")
-@_service("--token-file", type=FILE, help=f"Bearer tokens, one a line, one of which must come; else ${TOKEN}.")
-@_service("--no-auth", is_flag=True, help="Let anybody ask who can reach another address than this machine's own.")
+@_service("--token-file", type=FILE, help=f"Bearer tokens, one a line, one of which must come; else ${SERVICE_TOKEN}.")
+@_service("--no-auth", is_flag=True, help="Let anybody ask who can reach the address, by whatever name.")
 @_service(
     "--refresh",
     metavar="S",
@@ -116,10 +114,10 @@ def serve(
     from colbert_rerank.serve.running import listen, run
 
     folders = _folders(stores)
-    tokens = _tokens(token_file)
+    tokens = _tokens(token_file, no_auth)
     from colbert_rerank.serve.auth import check_bind
 
-    check_bind(host, tokens, no_auth=no_auth)
+    check_bind(host, tokens)
     from colbert_rerank.serve.engine import Engine
     from colbert_rerank.serve.metrics import Metrics
     from colbert_rerank.serve.service import Limits
@@ -158,17 +156,11 @@ def _folders(stores: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _tokens(file: Path | None) -> Tokens:
+def _tokens(file: Path | None, no_auth: bool) -> Tokens:
+    from colbert_rerank.connection import read_tokens
     from colbert_rerank.serve.auth import Tokens
 
-    if file is None:
-        given = os.environ.get(TOKEN, "")
-        return Tokens([given] if given else [])
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    tokens = [line for line in lines if line]
-    if not tokens:
-        raise UsageError(f"{file}: there is no token in it")
-    return Tokens(tokens)
+    return Tokens(read_tokens(file), no_auth=no_auth)
 
 
 def _open(

@@ -40,6 +40,14 @@ class UnauthorizedError(Exception):
         super().__init__("a token is needed: send it as 'Authorization: Bearer TOKEN'")
 
 
+class ElsewhereError(Exception):
+    def __init__(self) -> None:
+        super().__init__(
+            "without a token this service is asked as localhost, or by an address of this machine alone: set a token, "
+            "or say --no-auth where something else keeps strangers out"
+        )
+
+
 class NotReadyError(Exception):
     def __init__(self) -> None:
         super().__init__("not ready: it is starting, or ending")
@@ -61,6 +69,7 @@ STATUS: Mapping[type[Exception], int] = {
     TooLargeError: 413,
     TooLongError: 413,
     TooManyError: 413,
+    ElsewhereError: 421,
     InputError: 422,
     UsageError: 422,
     BusyError: 429,

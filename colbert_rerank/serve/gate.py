@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from colbert_rerank.serve.auth import Tokens
-from colbert_rerank.serve.errors import TooLargeError, UnauthorizedError, answer_of
+from colbert_rerank.serve.errors import ElsewhereError, TooLargeError, UnauthorizedError, answer_of
 from colbert_rerank.serve.metrics import Metrics
 
 IN_STORE = "/v1/stores/{store}"
@@ -20,7 +20,8 @@ _access = logging.getLogger("colbert_rerank.access")
 
 
 class Gate:
-    """Refuses whoever has no token, 401, and bodies of more than ``most`` bytes, announced or not, 413.
+    """Refuses whoever has no token, 401; where none is needed, who asks by another name than this machine's own, 421;
+    and bodies of more than ``most`` bytes, announced or not, 413.
 
     What goes wrong behind it is an answer, too, and of the error only its kind is logged: others' texts may be in it.
     """
@@ -53,8 +54,14 @@ class Gate:
                 code = message["status"]
             await send(message)
 
-        announced = headers.get(b"content-length", b"0")
-        if scope["path"] not in OPEN and not self._tokens.admit(headers.get(b"authorization", b"").decode("latin-1")):
+        def header(name: bytes) -> str:
+            value: bytes = headers.get(name, b"")
+            return value.decode("latin-1")
+
+        announced, is_closed = headers.get(b"content-length", b"0"), scope["path"] not in OPEN
+        if is_closed and not self._tokens.admit_host(header(b"host")):
+            await answer_of(ElsewhereError())(scope, receive, noted)
+        elif is_closed and not self._tokens.admit(header(b"authorization")):
             await answer_of(UnauthorizedError())(scope, receive, noted)
         elif announced.isdigit() and int(announced) > self._most:
             await answer_of(TooLargeError(self._most))(scope, receive, noted)

@@ -41,12 +41,14 @@ def reranker(served: ServedStore, tiny_encoder: Encoder) -> Reranker:
     return Reranker(served.reranker.store, tiny_encoder)
 
 
-def client_of(served: ServedStore, *, tokens: tuple[str, ...] = (), limits: Limits = LIMITS) -> TestClient:
+def client_of(
+    served: ServedStore, *, tokens: tuple[str, ...] = (), no_auth: bool = False, limits: Limits = LIMITS
+) -> TestClient:
     """Of a service of its own; errors are answers, as they are for others."""
     metrics = Metrics()
     engine = Engine({served.name: served}, served.reranker.encoder, observe=metrics.batch)
-    app = create_app(engine, metrics, Tokens(tokens), limits)
-    return TestClient(app, raise_server_exceptions=False)
+    app = create_app(engine, metrics, Tokens(tokens, no_auth=no_auth), limits)
+    return TestClient(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="package")

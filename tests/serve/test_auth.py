@@ -62,6 +62,39 @@ def test_no_other_origin_is_let_in(client: TestClient) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+HERE = ["localhost", "LocalHost:8080", "127.0.0.1", "127.8.8.8:1", "[::1]", "[::1]:8080"]
+ELSEWHERE = [
+    "rebound.example:8080",
+    "192.168.0.7",
+    "0.0.0.0:8080",
+    "[::]",
+    "localhost.rebound.example",
+    "localhost:x",
+    "",
+]
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+def test_by_another_name_nothing_is_told_without_a_token(served: ServedStore, method: str, path: str) -> None:
+    """A page from elsewhere whose name has become this machine's address: its browser takes the answers for its own."""
+    with client_of(served) as client:
+        for host in ELSEWHERE:
+            refused = client.request(method, path, headers={"host": host}, json={})
+            assert refused.status_code == 421
+            assert "asked as localhost" in refused.json()["error"]
+        for host in HERE:
+            assert client.request(method, path, headers={"host": host}, json={}).status_code != 421
+        assert client.get("/healthz", headers={"host": ELSEWHERE[0]}).json() == {"status": "ok"}
+
+
+def test_the_name_does_not_matter_where_something_else_keeps_strangers_out(served: ServedStore) -> None:
+    authorization = {"authorization": f"Bearer {TOKEN}"}
+    with client_of(served, tokens=(TOKEN,)) as client:
+        assert client.get("/info", headers={"host": ELSEWHERE[0]} | authorization).status_code == 200
+    with client_of(served, no_auth=True) as client:
+        assert client.get("/info", headers={"host": ELSEWHERE[0]}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "token", ["", "short", "of two words and more", "with-ä-letter-beyond-ascii", "tab\tin-this-long-one"]
 )
@@ -78,13 +111,13 @@ def test_a_token_is_not_shown() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
 def test_others_are_let_in_with_a_token_or_said_aloud(host: str) -> None:
     with pytest.raises(UsageError, match="Set a token"):
-        check_bind(host, Tokens([]), no_auth=False)
-    check_bind(host, Tokens([TOKEN]), no_auth=False)
-    check_bind(host, Tokens([]), no_auth=True)
+        check_bind(host, Tokens([]))
+    check_bind(host, Tokens([TOKEN]))
+    check_bind(host, Tokens([], no_auth=True))
     with pytest.raises(UsageError, match="choose one"):
-        check_bind(host, Tokens([TOKEN]), no_auth=True)
+        Tokens([TOKEN], no_auth=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_this_machine_needs_none(host: str) -> None:
-    check_bind(host, Tokens([]), no_auth=False)
+    check_bind(host, Tokens([]))
