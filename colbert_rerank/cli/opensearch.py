@@ -116,7 +116,7 @@ def setup(
       colbert-rerank opensearch setup --opensearch URL --url http://10.0.0.5:8080 --store all --index 'a,b' \\
         --qualified-ids --token-file TOKEN --dry-run
     """
-    from colbert_rerank.candidates.doc_id_alias import DOC_ID_ALIAS, without_doc_id
+    from colbert_rerank.candidates.doc_id_alias import without_doc_id
     from colbert_rerank.opensearch_rerank.searched import searched
     from colbert_rerank.opensearch_rerank.setup import Wanted
     from colbert_rerank.opensearch_rerank.setup import setup as run
@@ -126,13 +126,13 @@ def setup(
         raise UsageError("--add-alias makes doc_id, which then is the field with the ids: name no other")
     service, token = service_url(url), service_token(token_file)
     changes = _changes(server, dry_run)
-    if add_alias and (lacking := without_doc_id(changes.client, index)):
-        changes.send("PUT", f"/{','.join(lacking)}/_mapping", DOC_ID_ALIAS)
-        _say(f"index: doc_id is an alias of _id in {', '.join(lacking)}", dry_run)
     found = searched(changes.client, index, id_field=id_field, fields=fields, qualified=qualified_ids)
+    without_alias = without_doc_id(changes.client, index) if add_alias else []
     if add_alias:
-        found = found._replace(id_field=DOC_ID)  # in a dry run, too
-    wanted = Wanted(name, service, store, token, found.id_field, oversample, read_timeout, strict, deadline_ms)
+        found = found._replace(id_field=DOC_ID)
+    wanted = Wanted(
+        name, service, store, token, found.id_field, oversample, read_timeout, strict, deadline_ms, without_alias
+    )
     for line in run(changes, wanted):
         _say(line, dry_run)
     if dry_run:

@@ -1,13 +1,14 @@
 """Let OpenSearch re-rank by document id in the middle of its searches: settings, connector, model, search pipeline.
 
 What is there already and is as it is wanted is kept. What has to be another is made anew beside the old one, which goes
-when the pipeline has the new one: searches go on meanwhile. What goes wrong on the way is taken back.
+when the pipeline has the new one: searches go on meanwhile. What goes wrong on the way is taken back; the mapping of an
+index, which cannot be, is changed when all else is known to work.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import opensearchpy
 
+from colbert_rerank.candidates.doc_id_alias import DOC_ID_ALIAS
 from colbert_rerank.errors import OpenSearchError, UsageError
 from colbert_rerank.opensearch import server_url
 from colbert_rerank.opensearch_rerank.endpoint import Permitted, lacking, pattern_of, permit, withdraw
@@ -48,7 +50,10 @@ _log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """``service`` is its URL as OpenSearch reaches it; `mappings.rerank_connector` has the two times."""
+    """``service`` is its URL as OpenSearch reaches it; `mappings.rerank_connector` has the two times.
+
+    The indices ``without_alias`` get ``doc_id`` as an alias of ``_id``.
+    """
 
     name: str
     service: str
@@ -59,6 +64,7 @@ class Wanted(NamedTuple):
     read_timeout: int = 5
     strict: bool = False
     deadline_ms: int | None = None
+    without_alias: Sequence[str] = ()
 
     @property
     def connector(self) -> dict[str, Any]:
@@ -109,10 +115,14 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
         else:
             connector, model = yield from _make(changes, wanted, undo)
             record = Record(connector, model, hashed(wanted.token), *held)
+        if names := ",".join(wanted.without_alias):
+            changes.send("PUT", f"/{names}/_mapping", DOC_ID_ALIAS)
+            yield f"index: doc_id is an alias of _id in {names}"
         body = _pipeline(wanted, record)
         if before == body:
             yield f"search pipeline {wanted.name} is kept"
         else:
+            undo.callback(_put_back, changes, wanted.name, before, record, undo)
             changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", body)
             yield f"search pipeline {wanted.name} is {'made' if before is None else 'changed'}"
         undo.pop_all()
@@ -127,6 +137,24 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
         changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", _pipeline(wanted, replace(record, patterns=own)))
         for pattern in gone:
             yield f"settings: connectors may not call {pattern} any more"
+
+
+def _put_back(changes: Changes, name: str, before: Mapping[str, Any] | None, record: Record, undo: ExitStack) -> None:
+    """Have the pipeline as it was ``before``, if the new one arrived though no answer came.
+
+    Where that cannot be told or done, the pipeline may need what was made for it: nothing more is undone.
+    """
+    try:
+        found = pipeline_called(changes.client, name)
+        if found is None or record_of(found) != record:
+            return
+        if before is None:
+            changes.remove(f"{PIPELINES}/{part(name)}")
+        else:
+            changes.send("PUT", f"{PIPELINES}/{part(name)}", before)
+    except OpenSearchError as error:
+        undo.pop_all()
+        _log.warning("%s may be the new search pipeline already, so what was made for it stays: %s", name, error)
 
 
 def missing_plugins(changes: Changes) -> list[str]:

@@ -41,7 +41,8 @@ def teardown(changes: Changes, name: str) -> Iterator[str]:
             yield f"there is no search pipeline {name}, which knew what setup added to {TRUSTED} and {PRIVATE}: look"
         return
     beside = others(client, name)
-    ours = Permitted(not_held(beside, record.patterns), record.private and not beside, record.builtin)
+    private = record.private and not any(other.private for other in beside)
+    ours = Permitted(not_held(beside, record.patterns), private, record.builtin)
     for setting in withdraw(changes, ours):
         yield f"settings: {setting} is as before"
     changes.remove(f"{PIPELINES}/{part(name)}")

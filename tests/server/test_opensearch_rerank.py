@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from colbert_rerank.errors import OpenSearchError
+from colbert_rerank.opensearch_rerank.record import Record, pipeline_called
 from colbert_rerank.opensearch_rerank.requests import Changes
+from mappings import rerank_pipeline
 from tests.cli.terminal import Result, invoke
 from tests.server.indices import make_index, put_documents
 from tests.server.node import OpenSearchNode
@@ -189,10 +191,10 @@ def test_a_dry_run_prints_and_changes_nothing(
     done = setup(node, service, index, "--dry-run", "--token-file", tmp_path / "token", "--add-alias").check()
     requests = [line for line in done.out.splitlines() if line.startswith(("PUT ", "POST ", "DELETE "))]
     assert requests == [
-        f"PUT /{index}/_mapping",
         "PUT /_cluster/settings",
         "POST /_plugins/_ml/connectors/_create",
         "POST /_plugins/_ml/models/_register?deploy=true",
+        f"PUT /{index}/_mapping",
         "PUT /_search/pipeline/colbert",
     ]
     assert TOKEN not in done.out
@@ -222,16 +224,18 @@ def test_where_it_does_not_work_nothing_stays(
 ) -> None:
     for name, value in fault.items():
         setattr(service, name, value)
-    error = setup(node, service, index).error
+    error = setup(node, service, index, "--add-alias").error
     assert words in error
     assert "taken away again" in error
     assert get(node, "/_search/pipeline") == {}
+    assert "doc_id" not in json.dumps(get(node, f"/{index}/_mapping")), "which could not be taken back"
 
 
 def test_what_others_made_is_left(node: OpenSearchNode, service: RerankService, index: str) -> None:
     body = {"response_processors": [{"truncate_hits": {"target_size": 1}}]}
     call(node.url, "PUT", "/_search/pipeline/theirs", body)
-    assert "was not made by this command" in setup(node, service, index, "--name", "theirs").error
+    assert "was not made by this command" in setup(node, service, index, "--name", "theirs", "--add-alias").error
+    assert "doc_id" not in json.dumps(get(node, f"/{index}/_mapping"))
     assert "was not made by" in teardown(node, "theirs").error
     assert get(node, "/_search/pipeline/theirs")
 
@@ -246,45 +250,103 @@ def test_a_pipeline_that_is_a_default_is_not_removed(node: OpenSearchNode, servi
 
 
 class Broken:
-    """Has the n-th change after this one fail, before it is made or when it is."""
+    """Has the n-th change after this one fail: where n is odd before it is sent, where it is even when it is made."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int, *, made: bool) -> None:
-        self._left, self._made, self._send = n, made, Changes.send
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+        self._n, self._count, self._send = n, 0, Changes.send
         monkeypatch.setattr(Changes, "send", lambda changes, *request: self.send(changes, *request))
 
     def send(self, changes: Changes, *request: Any) -> Any:
-        self._left -= 1
-        if self._left == 0 and not self._made:
-            raise OpenSearchError("the line is down")
-        found = self._send(changes, *request)
-        if self._left == 0:
+        self._count += 1
+        found = None if self._count == self._n and self._n % 2 else self._send(changes, *request)
+        if self._count == self._n:
             raise OpenSearchError("the line is down")
         return found
 
 
-@pytest.mark.parametrize("made", [False, True], ids=["not sent", "no answer"])
-def test_whatever_stops_half_way_can_be_run_again(
-    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch, made: bool
+def cut(monkeypatch: pytest.MonkeyPatch, n: int, run: Callable[[], Result]) -> bool:
+    """Whether so many changes are made by it; the line is cut at the last."""
+    with monkeypatch.context() as patch:
+        Broken(patch, n)
+        done = run()
+    assert done.status == 0 or "the line is down" in done.err
+    return done.status != 0
+
+
+def test_a_setup_that_stops_half_way(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Setup in another place than before and teardown, each with the line cut at every change; see `node`, too."""
+    """Again and again in another place than before, with the line cut at each change: searches go on being re-ranked,
+    and the same command ends it.
+    """
     with RerankService() as second:
         second.scores = lambda doc_id: -float(len(doc_id))
-        runs: list[Callable[[], Result]] = [lambda: setup(node, second, index), lambda: teardown(node)]
-        for run in runs:
-            for n in range(1, 100):
-                setup(node, service, index).check()
-                with monkeypatch.context() as patch:
-                    Broken(patch, n, made=made)
-                    done = run()
-                if done.status == 0:
-                    break
-                assert "the line is down" in done.err
-                run().check()
-                assert leftovers(node)[1] == len(get(node, "/_search/pipeline")), "connectors"
-                assert len([pattern for pattern in settings(node).get(TRUSTED, []) if "127" in pattern]) <= 1
-            assert n > 4
-            teardown(node).check()
-            assert settings(node) == {}
+        search = printed_search(setup(node, service, index))
+        for n in range(1, 100):
+            place = second if n % 2 else service
+            if not cut(monkeypatch, n, lambda place=place: setup(node, place, index)):  # type: ignore[misc]
+                break
+            assert ids(node, search) == RERANKED, n
+            setup(node, place, index).check()
+            assert leftovers(node) == (1, 1), n
+            assert len([pattern for pattern in settings(node)[TRUSTED] if "127" in pattern]) == 1, n
+        assert n > 8
+
+
+def test_a_first_setup_whose_pipeline_is_made_and_no_answer_comes(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cut(monkeypatch, 4, lambda: setup(node, service, index))
+    assert get(node, "/_search/pipeline") == {}
+    assert leftovers(node) == (0, 0)
+    assert settings(node) == {}
+
+
+def test_what_cannot_be_told_stays(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline is made, no answer comes, and then it cannot be read: it may need all that was made."""
+    where = "colbert_rerank.opensearch_rerank.setup.pipeline_called"
+    with monkeypatch.context() as patch:
+
+        def once(*given: Any) -> Any:
+            patch.setattr(where, down)
+            return pipeline_called(*given)
+
+        def down(*_: Any) -> Any:
+            raise OpenSearchError("the line is still down")
+
+        patch.setattr(where, once)
+        assert cut(patch, 4, lambda: setup(node, service, index))
+    search = printed_search(setup(node, service, index))
+    assert leftovers(node) == (1, 1)
+    assert ids(node, search) == RERANKED
+
+
+def test_a_teardown_that_stops_half_way(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(1, 100):
+        setup(node, service, index).check()
+        if not cut(monkeypatch, n, lambda: teardown(node)):
+            break
+        teardown(node).check()
+        assert leftovers(node) == (0, 0), n
+        assert settings(node) == {}, n
+    assert n > 4
+
+
+def test_private_addresses_are_refused_again_when_nobody_needs_them(
+    node: OpenSearchNode, service: RerankService, index: str
+) -> None:
+    """A pipeline of ours to a public address is left, and does not know that they were allowed."""
+    beside = rerank_pipeline("a-model", description=Record("a-connector", "a-model").described())
+    call(node.url, "PUT", "/_search/pipeline/public", beside)
+    setup(node, service, index).check()
+    assert settings(node)[PRIVATE] == "true"
+    teardown(node).check()
+    assert settings(node) == {}
+    assert [*get(node, "/_search/pipeline")] == ["public"]
 
 
 def test_what_was_made_for_a_pipeline_that_others_deleted(
