@@ -148,6 +148,9 @@ def setup(
 @_name
 @click.option("--query", metavar="TEXT", default=QUERY, show_default=True, help="What is searched for to try it.")
 @_text_field
+@click.option(
+    "--url", metavar="URL", help="The service, as setup was given it: only there is its token sent from here."
+)
 @_token
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 @opensearch_options
@@ -157,23 +160,25 @@ def doctor(
     name: str,
     query: str,
     fields: tuple[str, ...],
+    url: str | None,
     token_file: Path | None,
     as_json: bool,
     server: OpenSearchOptions,
 ) -> None:
     """Try the re-ranking in OpenSearch, and say what is wrong.
 
-    It asks the service through OpenSearch, searches with and without the pipeline, and changes nothing. The exit status
-    is 1 where something is wrong.
+    It asks the service through OpenSearch and from here, searches with and without the pipeline, and changes nothing.
+    The exit status is 1 where something is wrong.
 
     \b
     Examples:
       colbert-rerank opensearch doctor --opensearch URL --index articles --query "how do tides work"
+      colbert-rerank opensearch doctor --opensearch URL --index articles --url http://10.0.0.5:8080 --token-file TOKEN
     """
     from colbert_rerank.opensearch_rerank.doctor import examine
 
-    token = service_token(token_file)
-    found = list(examine(server.connect(), name, index, query, fields=fields, token=token))
+    service, token = service_url(url) if url else "", service_token(token_file)
+    found = list(examine(server.connect(), name, index, query, fields=fields, service=service, token=token))
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in found], ensure_ascii=False, indent=1))
     else:

@@ -7,11 +7,13 @@ pipeline, and what its processors say of themselves is read.
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import opensearchpy
 
@@ -59,12 +61,20 @@ class Way(NamedTuple):
 
 
 def examine(
-    client: opensearchpy.OpenSearch, name: str, index: str, query: str, *, fields: Sequence[str] = (), token: str = ""
+    client: opensearchpy.OpenSearch,
+    name: str,
+    index: str,
+    query: str,
+    *,
+    fields: Sequence[str] = (),
+    service: str = "",
+    token: str = "",
 ) -> Iterator[Finding]:
     """Findings about the pipeline ``name``, from the plugins on to the ranks of a ``query`` in ``index``.
 
-    ``fields`` are searched; ``token`` is the service's, to ask it from here, too. Changes nothing. Raises
-    OpenSearchError where OpenSearch itself does not answer, and UsageError.
+    ``fields`` are searched. ``token`` is sent to the ``service`` whose URL this is, to ask it from here, too, and to no
+    other that the cluster may name: who can write a connector is not to get it. Changes nothing. Raises OpenSearchError
+    where OpenSearch itself does not answer, and UsageError.
     """
     changes = Changes(client, dry_run=True)
     if missing := missing_plugins(changes):
@@ -95,7 +105,11 @@ def examine(
     except OpenSearchError as error:
         yield Finding("predict", "wrong", explained(error))
     yield from _indices(client, name, way, found_in)
-    yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, token)
+    is_the_service = way.url.startswith(f"{service}/") if service else False
+    if service and not is_the_service:
+        yield Finding("connector", "wrong", f"it calls {way.url}, which is not at {service}: run setup again")
+    sent = token if is_the_service else ""
+    yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, sent)
     for advice in ADVICE:
         yield Finding("advice", "note", advice)
 
@@ -218,7 +232,7 @@ def _search(
     nameless = sum(doc_id in NO_IDS for doc_id in first)
     if nameless:
         yield Finding("search", "wrong", f"{nameless} of {len(first)} hits come without an id in {way.id_field!r}")
-    yield _asked_from_here(way.url, query, first, token)
+    yield asked_from_here(way.url, query, first, token)
 
 
 def _id_of(hit: Mapping[str, Any], id_field: str) -> str:
@@ -236,22 +250,34 @@ def _moved(first: list[str], ranked: list[str], ms: int) -> Finding:
     )
 
 
-def _asked_from_here(url: str, query: str, ids: list[str], token: str) -> Finding:
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The service sends nobody elsewhere; who does is not to get its token, nor the query."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def asked_from_here(url: str, query: str, ids: list[str], token: str) -> Finding:
     """What only the service itself tells: what it had no vectors for, and whether it scored at all."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        return Finding("service", "wrong", f"the connector's address is no http:// or https:// one: {url}")
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
     body = json.dumps({"query": query, "documents": ids}).encode()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     try:
         request = urllib.request.Request(url, body, headers)
         with opener.open(request, timeout=PATIENCE) as answer:
             found = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         if error.code == 401:
-            return Finding("service", "note", "what it lacks it tells only with its token: --token-file FILE")
+            needed = "it refuses this token" if token else "what it lacks it tells only with its token"
+            return Finding("service", "note", f"{needed}: --url URL --token-file FILE")
         return Finding("service", "wrong", f"it answers {error.code}: {error.read(300).decode(errors='replace')}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Finding("service", "note", f"it cannot be asked from here for what it lacks: {error}")
-    status, lacking = found.get("status"), found.get("missing") or []
+    if not isinstance(found, dict) or not isinstance(found.get("missing") or [], list):
+        return Finding("service", "wrong", "its answer is not one of ours: is it the service, and of this version?")
+    status, lacking = found.get("status"), found.get("missing")
     if status == "ok":
         return Finding("service", "ok", f"it has vectors of all {len(ids)} candidates")
     if lacking:

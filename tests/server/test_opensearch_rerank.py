@@ -410,6 +410,25 @@ def test_doctor_where_all_is_well(node: OpenSearchNode, service: RerankService, 
     assert "ok     search" in shown
 
 
+def test_doctor_sends_the_token_where_it_is_told_to(
+    node: OpenSearchNode, service: RerankService, index: str, tmp_path: Path
+) -> None:
+    """And not to whatever address the cluster names."""
+    service.token = TOKEN
+    given = ("--token-file", tmp_path / "token")
+    (tmp_path / "token").write_text(TOKEN)
+    setup(node, service, index, *given).check()
+    found = doctor(node, index, *given)
+    assert service.asked[-1].token == ""
+    assert "service: what it lacks it tells only with its token: --url URL --token-file FILE" in found["note"]
+    found = doctor(node, index, *given, "--url", service.url)
+    assert service.asked[-1].token == TOKEN
+    assert "service: it has vectors of all 3 candidates" in found["ok"]
+    found = doctor(node, index, *given, "--url", service.url[:-1])
+    assert service.asked[-1].token == ""
+    assert any(f"which is not at {service.url[:-1]}" in line for line in found["wrong"])
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

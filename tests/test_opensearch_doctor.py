@@ -1,0 +1,89 @@
+"""What the doctor asks a service from here: the token and the query go to it, and to nobody that it names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colbert_rerank.opensearch_rerank.doctor import Finding, asked_from_here
+
+TOKEN = "a-token-of-the-service-of-tests"
+
+
+@contextmanager
+def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, list[str]]]:
+    """A server's URL, and the header Authorization of each request that came."""
+    came: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            came.append(self.headers.get("authorization", ""))
+            self.send_response(status)
+            for name, value in {"content-length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/stores/s/rerank", came
+        server.shutdown()
+        thread.join()
+
+
+def ask(url: str) -> Finding:
+    return asked_from_here(url, "tides", ["a", "b"], TOKEN)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307])
+def test_nobody_is_followed_elsewhere(status: int) -> None:
+    with answering(200, b'{"status": "ok"}') as (other, came), answering(status, b"", location=other) as (url, asked):
+        found = ask(url)
+    assert asked == [f"Bearer {TOKEN}"]
+    assert came == []
+    assert (found.state, found.message) == ("wrong", f"it answers {status}: ")
+
+
+def test_an_address_that_is_no_service_s(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text('{"status": "ok"}')
+    for url in ((tmp_path / "file").as_uri(), "ftp://127.0.0.1/x", "data:,%7B%7D", ""):
+        assert ask(url).state == "wrong"
+        assert "is no http:// or https:// one" in ask(url).message
+
+
+@pytest.mark.parametrize("body", [b"[]", b"[1]", b'"ok"', b"7", b"null", b'{"status": "partial", "missing": {"a": 1}}'])
+def test_an_answer_that_is_not_of_ours(body: bytes) -> None:
+    with answering(200, body) as (url, _):
+        found = ask(url)
+    assert (found.state, "its answer is not one of ours" in found.message) == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state", "words"),
+    [
+        (200, b'{"status": "ok", "missing": []}', "ok", "it has vectors of all 2"),
+        (200, b'{"status": "partial", "missing": ["b"]}', "wrong", "no vectors of 1 of 2 candidates, such as 'b'"),
+        (200, b'{"status": "degraded", "missing": null, "reason": "late"}', "wrong", "its answer is degraded: late"),
+        (200, b"<html>", "note", "it cannot be asked from here"),
+        (401, b"", "note", "it refuses this token"),
+        (503, b"busy", "wrong", "it answers 503: busy"),
+    ],
+)
+def test_what_it_says(status: int, body: bytes, state: str, words: str) -> None:
+    with answering(status, body) as (url, _):
+        found = ask(url)
+    assert (found.state, words in found.message) == (state, True), found
