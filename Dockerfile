@@ -23,7 +23,7 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --constraint /tmp/constraints.txt \
     "colbert-rerank[aws,elasticsearch,onnx,pages,pooling,serve] @ file://$(ls /wheels/*.whl)"
 # The user of OpenSearch's image has this number too, and docker-compose.yml reads what is its.
-RUN useradd --uid 1000 --create-home app && install --directory --owner app /stores /models
+RUN useradd --uid 1000 --create-home app && install --directory --owner app /stores /models /ca
 # Models from the hub are kept in /models; behind an air gap, put them there and set HF_HUB_OFFLINE=1.
 ENV HF_HOME=/models PYTHONUNBUFFERED=1
 USER app
@@ -33,7 +33,10 @@ EXPOSE 8080
 ENTRYPOINT ["colbert-rerank"]
 
 FROM cpu AS cuda
-# Triton compiles a launcher for its kernels with the C compiler that it finds.
+# Triton compiles a launcher for its kernels with the C compiler that it finds, and loads it from its cache: a folder that
+# can be written and executed from, which /home and a tmpfs by itself are not in docker-compose.yml.
 USER root
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
+    && install --directory --owner app /triton
+ENV TRITON_CACHE_DIR=/triton
 USER app

@@ -44,6 +44,7 @@ NODE = "node-0.example.com"
 URL = "https://localhost:9200"
 USER = "admin"
 OURS = ("ingest", "service", "setup")
+JOB = "certificate"
 SECRET = "a-token-for-the-tests-of-compose"
 
 
@@ -126,7 +127,7 @@ def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
 
 
 def test_ports_are_bound_to_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
-    assert {name for name, service in services.items() if "ports" in service} == {*services} - {"ingest", "setup"}
+    assert {name for name, service in services.items() if "ports" in service} == {*services} - {"ingest", "setup", JOB}
     for service in services.values():
         assert [port for port in service.get("ports", []) if not str(port).startswith("127.0.0.1:")] == []
         assert "network_mode" not in service
@@ -172,7 +173,7 @@ def test_security_is_on_and_never_waved_through(services: dict[str, dict[str, An
     )
     assert [way for way in ways if way in text] == []
     assert services["opensearch"]["environment"]["discovery.type"] == "single-node"
-    for name in OURS:
+    for name in (*OURS, JOB):
         service = services[name]
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -195,8 +196,43 @@ def test_opensearch_is_called_by_a_name_of_its_certificate(services: dict[str, d
     for name in OURS:
         command = services[name]["command"]
         assert f"--opensearch=https://{NODE}:9200" in command
-        assert "--ca-file=/opensearch/root-ca.pem" in command
-        assert "opensearch-config:/opensearch:ro" in services[name]["volumes"]
+        assert "--ca-file=/ca/root-ca.pem" in command
+        assert "ca:/ca:ro" in services[name]["volumes"]
+
+
+def test_the_node_s_keys_are_seen_by_it_alone(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """But for a job that copies the certificate authority, which lies beside them, and nothing else."""
+    mounted = {
+        name: volume
+        for name, service in services.items()
+        for volume in service.get("volumes", [])
+        if volume.startswith("opensearch-config:")
+    }
+    assert mounted == {
+        "opensearch": f"opensearch-config:{Path(CA_PATH).parent}",
+        JOB: "opensearch-config:/opensearch:ro",
+    }
+    job = services[JOB]
+    assert job["environment"] == {}
+    assert services["ingest"]["depends_on"] == {JOB: {"condition": "service_completed_successfully"}}
+    for name in ("opensearch/root-ca.pem", "opensearch/esnode-key.pem", "ca/none"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    places = {"/opensearch/": f"{tmp_path}/opensearch/", "/ca/": f"{tmp_path}/ca/"}
+    subprocess.run(outside(job["entrypoint"], places)[3:], check=True)
+    assert (tmp_path / "ca/root-ca.pem").read_text() == "opensearch/root-ca.pem"
+    assert sorted(path.name for path in (tmp_path / "ca").iterdir()) == ["none", "root-ca.pem"]
+    assert "/ca" in re.findall(r"install --directory --owner app (.*)$", stages()["cpu"], flags=re.M)[0].split()
+
+
+def test_what_runs_all_the_time_starts_again(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("opensearch", "service"):
+        assert services[name]["restart"] == "unless-stopped"
+
+
+def test_what_is_named_for_later_is_used() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert {*re.findall(r" &([\w-]+)", text)} == {*re.findall(r" \*([\w-]+)", text)}
 
 
 def outside(command: Sequence[str], places: Mapping[str, str]) -> list[str]:
@@ -226,7 +262,7 @@ def test_our_commands_start_and_do_their_work(
         "/stores/": f"{tmp_path}/",
         "/corpus": f"{tmp_path}/corpus",
         f"https://{NODE}:9200": plugins_node.url,
-        "/opensearch/root-ca.pem": certifi.where(),
+        "/ca/root-ca.pem": certifi.where(),
     }
     given = interpolated(services["service"]["environment"], {PASSWORD: "p", TOKEN: SECRET})
     environ = {**os.environ, **given, "OMP_NUM_THREADS": "1"}
@@ -312,10 +348,11 @@ class _Empty:
         return 0
 
 
-def test_prometheus_asks_the_service_with_its_token(compose: dict[str, Any]) -> None:
-    text = interpolated(compose["configs"]["prometheus"]["content"], {TOKEN: SECRET})
+@pytest.mark.parametrize("token", [SECRET, "1234567890123456", "1234567890.123456", "~a-token-of-some-/+=._"])
+def test_prometheus_asks_the_service_with_its_token(compose: dict[str, Any], token: str) -> None:
+    text = interpolated(compose["configs"]["prometheus"]["content"], {TOKEN: token})
     (job,) = yaml.safe_load(text)["scrape_configs"]
-    assert job["authorization"] == {"credentials": SECRET}
+    assert job["authorization"] == {"credentials": token}
     assert job["static_configs"] == [{"targets": ["service:8080"]}]
     (source,) = yaml.safe_load(compose["configs"]["grafana-datasource"]["content"])["datasources"]
     assert source["url"] == "http://prometheus:9090"
@@ -342,6 +379,14 @@ def test_the_image_is_of_what_is_let_through(services: dict[str, dict[str, Any]]
     assert [*stages()] == ["build", "cpu", "cuda"]
     target = services["service"]["build"]["target"]
     assert {interpolated(target, {}), interpolated(target, {"COLBERT_RERANK_TARGET": "cuda"})} == {"cpu", "cuda"}
+
+
+def test_triton_may_write_and_load_what_it_compiles(services: dict[str, dict[str, Any]]) -> None:
+    """The file system is read-only, and a tmpfs forbids executing unless it is told otherwise."""
+    (folder,) = re.findall(r"^ENV TRITON_CACHE_DIR=(\S+)$", stages()["cuda"], flags=re.M)
+    assert f"install --directory --owner app {folder}" in stages()["cuda"]
+    mounted = dict(place.split(":") for place in services["service"]["tmpfs"] if ":" in place)
+    assert "exec" in mounted[folder].split(",")
 
 
 def test_the_image_installs_what_there_is() -> None:
