@@ -11,6 +11,7 @@ import click
 
 from colbert_rerank.cli.help import section
 from colbert_rerank.cli.options import StoreModelOptions
+from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
     from colbert_rerank.rerank import Reranker
@@ -95,7 +96,21 @@ def open_reranker(store: Store, model: StoreModelOptions, **ranking: Any) -> Rer
     encoder = model.load(store)
     from colbert_rerank.rerank import Reranker
 
-    reranker = Reranker(store, encoder, **ranking)
+    try:
+        reranker = Reranker(store, encoder, **ranking)
+    except UsageError as error:
+        raise UsageError(_of_options(str(error))) from None
     if reranker.residence:
         say(f"store: {reranker.residence}", residence=reranker.residence)
     return reranker
+
+
+def _of_options(message: str) -> str:
+    """A message about arguments of `Reranker`, which it begins with, as one about the options that gave them."""
+    names, colon, rest = message.partition(":")
+    named = re.sub(r"\b(exact_top|interpolate|missing|rescore)\b(=?)", _option, names)
+    return named + colon + rest
+
+
+def _option(name: re.Match[str]) -> str:
+    return f"--{name[1].replace('_', '-')}{' ' if name[2] else ''}"

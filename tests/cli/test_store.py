@@ -210,12 +210,18 @@ def test_compact(copy: Path, files: Files, tmp_path: Path) -> None:
     invoke(*run, "--rescore", "5").check()
     said = invoke(*run, "--exact-top", "1").check().err
     assert re.search(r"\d+ \(\d+%\) by their sketches alone, which rule them out of the first 1\b", said)
+    assert "--rescore and --exact-top: each says" in invoke(*run, "--exact-top", "1", "--rescore", "5").err
     refused = invoke("store", "compact", copy, "--codec", "binary")
     assert (refused.status, "would lose twice" in refused.err) == (2, True)
     invoke("store", "compact", copy, "--sketches", "none").check()
     assert Store.open(copy).manifest.sketches == ""
-    refused = invoke(*run, "--rescore", "5")
-    assert (refused.status, "a cascade begins with sketches" in refused.err) == (2, True)
+    for options, said in (
+        (("--exact-top", "5"), "--exact-top 5: a cascade begins with sketches"),
+        (("--rescore", "5"), "--rescore 5: a cascade begins with sketches"),
+        (("--interpolate", "2"), "--interpolate 2.0: expected 0"),
+    ):
+        refused = invoke(*run, *options)
+        assert (refused.status, said in refused.err) == (2, True), "in the command's words"
 
 
 def test_repair(copy: Path, files: Files) -> None:
