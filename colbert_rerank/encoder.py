@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from colbert_rerank import passes
 from colbert_rerank.checkpoints import AS_MEANT, PROBES, Checkpoint, Choices, load_checkpoint
 from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.checkpoints.spec import BUCKET, EncoderSpec, Expansion, TextRules
@@ -219,6 +220,14 @@ class Encoder:
                 raise NonFiniteError(f"document number {i}: its vectors hold NaN or infinity")
         return [matrices[i] for i in range(len(tokens))]
 
+    def passes(self, tokens: Sequence[Tokens]) -> list[list[int]]:
+        """Positions of the documents that one forward pass has room for, by pass: the first ones first.
+
+        It takes as long for fewer of them.
+        """
+        sizes = [(len(one.ids), len(one.windows)) for one in tokens]
+        return passes.together(sizes, BATCH_TOKENS[self.device.type])
+
     def encode_batches(
         self, tokens: Sequence[Tokens], dtype: npt.DTypeLike = np.float32, *, pool_factor: int = 1
     ) -> Iterator[dict[int, npt.NDArray[np.floating]]]:
@@ -255,7 +264,7 @@ class Encoder:
                 rows = self._page(token).to(torch.float16 if half else torch.float32).cpu().numpy()
                 yield {position: rows}
         texts = [position for position, token in enumerate(tokens) if token.page is None]
-        for places, size, length in _batches([len(tokens[i].ids) for i in texts], BATCH_TOKENS[self.device.type]):
+        for places, size, length in passes.batches([len(tokens[i].ids) for i in texts], BATCH_TOKENS[self.device.type]):
             positions = [texts[place] for place in places]
             batch = [tokens[i] for i in positions]
             vectors = self._forward(batch, size, length)
@@ -369,20 +378,6 @@ def _expanded(tokens: Tokens, expansion: Expansion, spec: EncoderSpec) -> Tokens
         count = spec.query.length - len(ids)
     full = [*ids, *[expansion.token_id] * count]
     return Tokens(full, len(full) if expansion.attended else len(ids), tokens.truncated)
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[tuple[list[int], int, int]]:
-    """Positions of the texts of one forward pass, with its fixed number of rows and padded length, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
-    start = 0
-    while start < len(order):
-        length = -(-lengths[order[start]] // BUCKET) * BUCKET
-        size = max(1, batch_tokens // length)
-        end = start
-        while end < len(order) and end - start < size and lengths[order[end]] > length - BUCKET:
-            end += 1
-        yield order[start:end], size, length
-        start = end
 
 
 def _device(name: str) -> torch.device:

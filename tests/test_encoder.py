@@ -18,8 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colbert_rerank import passes
 from colbert_rerank.checkpoints.spec import BUCKET
-from colbert_rerank.encoder import BATCH_TOKENS, Encoder, _batches
+from colbert_rerank.encoder import BATCH_TOKENS, Encoder
 from colbert_rerank.errors import CheckpointError, MissingDependencyError, NonFiniteError, UsageError
 from colbert_rerank.graphed_network import GraphedNetwork
 from colbert_rerank.onnx_network import OnnxNetwork
@@ -125,7 +126,7 @@ def test_the_starter_does_not_mix_texts_either(starter_encoder: Encoder) -> None
 @given(lengths=st.lists(st.integers(3, 220), max_size=60))
 def test_every_text_is_in_one_batch_whose_shape_follows_from_its_own_length(lengths: list[int]) -> None:
     seen: list[int] = []
-    for positions, size, padded in _batches(lengths, 1024):
+    for positions, size, padded in passes.batches(lengths, 1024):
         assert 0 < len(positions) <= size
         for i in positions:
             assert padded == math.ceil(lengths[i] / BUCKET) * BUCKET

@@ -144,6 +144,7 @@ class RerankRequest(Ranking):
             body |= {"store": job.store, "store_generation": answer.generation}
         body |= {"status": answer.status, **({"reason": answer.reason} if answer.reason else {})}
         body |= {"scored": sum(r.source != "first_stage" for r in answer.results), "missing": answer.missing}
+        body |= {"query_truncated": answer.query_truncated}
         body["timings_ms"] = rounded(answer.timings_ms)
         body["usage"] = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
         body["meta"] = {"api_version": {"version": self.api_version}, "billed_units": {"search_units": 1}}

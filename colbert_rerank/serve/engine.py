@@ -1,39 +1,31 @@
-"""The engine: requests of all dialects, in the order in which they come, encoded together and scored by one thread.
+"""The engine: requests of all dialects, in the order in which they come, answered by one thread.
 
-Encoding and scoring take all cores, or the GPU: more threads would only take them from one another. What waits is
-bounded, and so is what is encoded at once, in tokens; a score does not depend on what else is.
+Encoding and scoring take all cores, or the GPU: more threads would only take them from one another. Queries are encoded
+together as far as the device gains by it; a score does not depend on what else is. Requests whose texts are to be
+encoded, which takes seconds, take turns with one another and with all that came meanwhile. What waits is bounded.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from colbert_rerank.checkpoints.location import public_name
-from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
+from colbert_rerank.encoder import QUERY_BATCH, Encoder
+from colbert_rerank.errors import UsageError
 from colbert_rerank.request import check_text
-from colbert_rerank.serve.jobs import DEADLINE, NO_VECTORS, Answer, Job, Source, degraded, ranked
+from colbert_rerank.serve.jobs import Job, Progress
 from colbert_rerank.serve.rankers import Ranker, TextRanker
+from colbert_rerank.serve.runs import Run, known
 from colbert_rerank.serve.stores import ServedStore
 from colbert_rerank.types import Query
 
-# Between two looks at the clock, where there is a deadline: less than a millisecond on two cores; some tens of them.
-DOCUMENTS_AT_ONCE, TEXTS_AT_ONCE = 256, 8
-NO_IDS = ("", "null")  # what OpenSearch sends where a document has no id
 CHARACTERS = 4  # of a token, about
-
-_log = logging.getLogger(__name__)
 
 
 class BusyError(Exception):
@@ -65,7 +57,6 @@ class Aside:
 
     work: Callable[[], Any]
     answer: Future[Any] = field(default_factory=Future)
-    texts = ()
 
 
 class Batch(NamedTuple):
@@ -77,8 +68,9 @@ class Batch(NamedTuple):
 
 
 class Engine:
-    """``texts`` encodes documents that are in no store. At most ``waiting`` requests wait, and requests are taken
-    together while they have fewer than ``batch_tokens`` tokens. ``observe`` is told what each batch was.
+    """``texts`` encodes documents that are in no store. At most ``waiting`` requests wait. Queries are encoded together
+    while they have fewer than ``batch_tokens`` tokens, and are no more than its device takes at once. ``observe`` is
+    told what each batch was.
 
     Use it as a context: its thread ends with it, when all that was submitted is done.
     """
@@ -97,9 +89,12 @@ class Engine:
         self._waiting = waiting
         self._batch_tokens = batch_tokens
         self._observe = observe
+        self._together = QUERY_BATCH[texts.device.type]
         self._jobs: deque[Job | Aside] = deque()
+        self._begun: deque[Run] = deque()  # that have texts which are yet to be encoded
         self._changed = threading.Condition()
         self._closed = False
+        self._ending = threading.Event()
         self._seconds = 0.1  # that a request took, of late
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -115,15 +110,22 @@ class Engine:
 
     def __len__(self) -> int:
         """How many requests wait."""
-        return len(self._jobs)
+        return len(self._jobs) + len(self._begun)
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._closed
 
-    def known(self, job: Job) -> dict[str, Any]:
-        """What any answer to it says of who gave it."""
-        return _known(self.ranker(job.store))
+    def hurry(self) -> None:
+        """Answer all that was submitted by what is known of it by now; nothing more is taken."""
+        self._ending.set()
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def known(self, job: Job) -> Progress:
+        """What is known of it by now."""
+        return job.progress or known(self.ranker(job.store))
 
     def submit(self, job: Job) -> None:
         """Have ``job.answer`` filled in. Raises BusyError, EndingError, InputError and UsageError.
@@ -146,41 +148,67 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EndingError
-            if len(self._jobs) >= self._waiting:
-                raise BusyError(max(1.0, self._seconds * len(self._jobs)))
+            if len(self) >= self._waiting:
+                raise BusyError(max(1.0, self._seconds * len(self)))
             self._jobs.append(job)
             self._changed.notify()
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            start = time.perf_counter()
-            _answer([_Run(job, self.ranker(job.store)) for job in batch.jobs])
+            for run in self._encoded([Run(job, self.ranker(job.store), self._ending) for job in batch.jobs]):
+                self._go_on(run)
             for aside in batch.asides:
-                try:
-                    aside.answer.set_result(aside.work())
-                except Exception as error:
-                    aside.answer.set_exception(error)
+                self._do(aside)
             if batch.jobs:
                 self._observe(batch)
-                self._seconds += ((time.perf_counter() - start) / len(batch.jobs) - self._seconds) / 8
+            if self._begun:  # once for each batch: neither they nor what comes meanwhile waits for ever
+                self._go_on(self._begun.popleft())
 
     def _next(self) -> Batch | None:
-        """The next requests that nobody has given up; ``None`` at the end, when none is left."""
-        taken: list[Job | Aside] = []
+        """The next requests, if there are some, but for those that were given up; ``None`` when all is done."""
+        jobs: list[Job] = []
+        asides: list[Aside] = []
         tokens = 0
         with self._changed:
-            while not taken:
-                while not self._jobs and not self._closed:
-                    self._changed.wait()
-                if not self._jobs:
-                    return None
-                while self._jobs and tokens < self._batch_tokens:
-                    job = self._jobs.popleft()
-                    if job.answer.set_running_or_notify_cancel():
-                        taken.append(job)
-                        tokens += sum(len(text) // CHARACTERS + 1 for text in job.texts)
-        jobs = [job for job in taken if isinstance(job, Job)]
-        return Batch(jobs, [job for job in taken if isinstance(job, Aside)], tokens)
+            while not self._jobs and not self._begun and not self._closed:
+                self._changed.wait()
+            if not self._jobs and not self._begun:
+                return None
+            while self._jobs and tokens < self._batch_tokens and len(jobs) + len(asides) < self._together:
+                job = self._jobs.popleft()
+                if not job.answer.set_running_or_notify_cancel():
+                    continue
+                if isinstance(job, Aside):
+                    asides.append(job)
+                else:
+                    jobs.append(job)
+                    tokens += len(job.query) // CHARACTERS + 1
+        return Batch(jobs, asides, tokens)
+
+    def _encoded(self, runs: list[Run]) -> list[Run]:
+        """Those whose query could be encoded in time; the others are answered."""
+        by_encoder: dict[int, list[Run]] = defaultdict(list)
+        for run in runs:
+            if over := run.over:
+                run.finish(over)
+            else:
+                by_encoder[id(run.ranker.encoder)].append(run)
+        return [run for some in by_encoder.values() for run in _encoded(some)]
+
+    def _go_on(self, run: Run) -> None:
+        """Another part of it; the rest waits behind all others that have more to do."""
+        if run.go_on():
+            self._begun.append(run)
+        else:
+            self._seconds += (run.seconds - self._seconds) / 8
+
+    def _do(self, aside: Aside) -> None:
+        try:
+            if self._ending.is_set():
+                raise EndingError
+            aside.answer.set_result(aside.work())
+        except Exception as error:
+            aside.answer.set_exception(error)
 
     def ranker(self, store: str | None) -> Ranker:
         """What scores now, for a store by its name. Raises UnknownStoreError."""
@@ -193,133 +221,20 @@ class Engine:
         return self.stores[store]
 
 
-class _Run:
-    """A job while it is answered: by one generation of its store, whatever is written meanwhile."""
-
-    def __init__(self, job: Job, ranker: Ranker) -> None:
-        self.job = job
-        self.ranker = ranker
-        self.timings = {"queue": 1000 * (time.perf_counter() - job.arrived)}
-        self.tokens = 0
-
-    def answer(self, Q: npt.NDArray[np.float32]) -> Answer:
-        """Score what is stored and then the texts that are not, the first stage's best first, while there is time.
-
-        Raises InputError and MissingVectorsError, as `Job.missing` says.
-        """
-        job, busy = self.job, dict(self.ranker.report.busy)
-        scores: dict[int, tuple[float, Source]] = {}
-        places: dict[str, list[int]] = {}  # an id may be asked for more than once
-        absent: list[int] = []
-        for i in job.first_stage_order:
-            doc_id = job.documents[i].doc_id
-            if doc_id is not None and doc_id not in NO_IDS:
-                places.setdefault(doc_id, []).append(i)
-            else:
-                absent.append(i)
-        late = False
-        for ids in self._parts([*places], DOCUMENTS_AT_ONCE):
-            if late := job.late:
-                break
-            for doc_id, score in zip(ids, self.ranker.score(Q, ids).tolist(), strict=True):
-                if np.isneginf(score):
-                    absent += places[doc_id]
-                else:
-                    scores |= dict.fromkeys(places[doc_id], (score, "store"))
-        missing = [job.documents[i].doc_id for i in absent]
-        texts = {i: text for i in absent if (text := job.documents[i].text) is not None}
-        without = [i for i in absent if i not in texts]
-        if without:
-            self._check_missing(without)
-        for part in self._parts([*texts], TEXTS_AT_ONCE):
-            if late := late or job.late:
-                break
-            found = self.ranker.score_texts(Q, [texts[i] for i in part])
-            scores |= {i: (score, "encoded") for i, score in zip(part, found.tolist(), strict=True)}
-        for stage, seconds in self.ranker.report.busy.items():
-            if seconds != busy.get(stage, 0.0):
-                self.timings[stage] = 1000 * (seconds - busy.get(stage, 0.0))
-        dropped = without if job.missing == "drop" else []
-        reason = DEADLINE if late else NO_VECTORS if len(scores) + len(dropped) < len(job.documents) else ""
-        return ranked(
-            job,
-            scores,
-            dropped,
-            status=("partial" if scores else "degraded") if reason else "ok",
-            reason=reason,
-            missing=tuple(dict.fromkeys(doc_id for doc_id in missing if doc_id is not None)),
-        )
-
-    def _parts(self, whole: list[_T], size: int) -> Iterator[list[_T]]:
-        step = size if self.job.deadline is not None else max(1, len(whole))
-        for start in range(0, len(whole), step):
-            yield whole[start : start + step]
-
-    def _check_missing(self, without: list[int]) -> None:
-        ids = [self.job.documents[i].doc_id for i in without[:3]]
-        if self.job.missing == "error":
-            raise MissingVectorsError(
-                f"{len(without)} of {len(self.job.documents)} documents have no vectors in the store, among them {ids}"
-            )
-        if self.job.missing == "encode":
-            raise InputError(
-                f"missing: {len(without)} documents have no vectors in the store, among them {ids}; to encode them, "
-                "send their text"
-            )
-
-
-def _answer(runs: list[_Run]) -> None:
-    """Encode all queries, and answer one after the other: those first that have no texts to be encoded."""
-    by_encoder: dict[int, list[_Run]] = defaultdict(list)
-    for run in runs:
-        by_encoder[id(run.ranker.encoder)].append(run)
-    encoded = [pair for some in by_encoder.values() for pair in _encoded(some)]
-    for run, Q in sorted(encoded, key=lambda pair: len(pair[0].job.texts) > 1):
-        _settle(run, partial(run.answer, Q))
-
-
-def _encoded(runs: list[_Run]) -> list[tuple[_Run, npt.NDArray[np.float32]]]:
-    """Those whose query could be encoded in time, by one encoder; the others are answered."""
+def _encoded(runs: list[Run]) -> list[Run]:
+    """Those whose query could be encoded, all by one encoder; the others are answered."""
     encoder, start = runs[0].ranker.encoder, time.perf_counter()
-    late = [run for run in runs if run.job.late]
-    for run in late:
-        _settle(run, partial(degraded, run.job, DEADLINE))
-    runs = [run for run in runs if run not in late]
     queries = [run.job.query for run in runs]
     try:
         tokens = encoder.tokenize_queries(queries)
         matrices = encoder.encode_query_tokens(tokens, queries)
     except Exception as error:  # of one of them; which one, each finds out by itself
         if len(runs) > 1:
-            return [pair for run in runs for pair in _encoded([run])]
-        for run in runs:
-            _settle(run, partial(_raise, error))
+            return [run for one in runs for run in _encoded([one])]
+        runs[0].fail(error)
         return []
-    for run, one in zip(runs, tokens, strict=True):
-        run.timings["encode_query"] = 1000 * (time.perf_counter() - start)
-        run.tokens = one.attended
-    return list(zip(runs, matrices, strict=True))
-
-
-def _known(ranker: Ranker) -> dict[str, Any]:
-    """What an answer says of who gave it."""
-    generation = None if isinstance(ranker, TextRanker) else ranker.store.manifest.generation
-    return {"model": public_name(ranker.encoder.checkpoint.name), "generation": generation}
-
-
-def _raise(error: Exception) -> Answer:
-    raise error
-
-
-def _settle(run: _Run, work: Callable[[], Answer]) -> None:
-    """The job's answer: what is the caller's to mend is raised, and whatever else goes wrong is first-stage order."""
-    try:
-        answer = work()
-    except (InputError, UsageError, MissingVectorsError) as error:
-        run.job.answer.set_exception(error)
-        return
-    except Exception as error:
-        _log.error("scoring failed: %s", type(error).__name__, extra={"store": run.job.store})
-        answer = degraded(run.job, f"scoring failed: {type(error).__name__}")
-    known = _known(run.ranker) | {"timings_ms": run.timings, "tokens": run.tokens}
-    run.job.answer.set_result(answer._replace(**known))
+    seconds = time.perf_counter() - start
+    for run, Q, one in zip(runs, matrices, tokens, strict=True):
+        run.begin(Q, one, seconds)
+        run.seconds += seconds / len(runs)
+    return runs

@@ -35,6 +35,11 @@ class TooManyError(Exception):
         super().__init__(f"documents: {count:,} {what} are more than {most:,}, which are all that are taken here")
 
 
+class CallerLeftError(Exception):
+    def __init__(self) -> None:
+        super().__init__("whoever asked is gone")
+
+
 class UnauthorizedError(Exception):
     def __init__(self) -> None:
         super().__init__("a token is needed: send it as 'Authorization: Bearer TOKEN'")
@@ -73,12 +78,13 @@ STATUS: Mapping[type[Exception], int] = {
     InputError: 422,
     UsageError: 422,
     BusyError: 429,
+    CallerLeftError: 499,  # as nginx has it: nobody gets it, but it is counted
     NotReadyError: 503,
     EndingError: 503,
 }
 TYPES = {401: "Unauthorized", 413: "Validation", 422: "Validation", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    code: {"model": Refusal} for code in sorted({400, 405, *STATUS.values()})
+    code: {"model": Refusal} for code in sorted({400, 405, *STATUS.values()} - {499})
 }
 
 

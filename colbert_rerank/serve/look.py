@@ -5,7 +5,7 @@ import asyncio
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from colbert_rerank.errors import InputError
@@ -55,12 +55,13 @@ def look(service: Service) -> APIRouter:
     router = APIRouter(responses=DOCUMENTED)
 
     @router.post("/v1/stores/{store}/search", tags=["look"])
-    async def search(store: str, body: SearchRequest) -> Response:
+    async def search(store: str, body: SearchRequest, request: Request) -> Response:
         """The first stage's best ``k``, re-ranked; of both rankings the first ``top_n``, with their texts."""
         served = service.engine.served(store)
         check_text(Query("", body.query))
         first_stage = await asyncio.to_thread(served.search, body.query, body.k)
-        answer = await service.answer(Job(store, body.query, [Asked(d.doc_id, None, d.score) for d in first_stage]))
+        job = Job(store, body.query, [Asked(d.doc_id, None, d.score) for d in first_stage])
+        answer = await service.answer(job, request.receive)
         ranks = {result.place: rank for rank, result in enumerate(answer.results, start=1)}
         scores = {result.place: result for result in answer.results}
         both = {*range(min(body.top_n, len(first_stage))), *(r.place for r in answer.results[: body.top_n])}

@@ -34,6 +34,7 @@ class Metrics:
         self._answers = counter("answers", "Re-ranked queries by status and reason.", ("store", "status", "reason"))
         self._documents = histogram("documents", "Documents a query.", ("store",), DOCUMENTS)
         self._missing = counter("missing_documents", "Documents asked for that have no vectors.", ("store",))
+        self._truncated = counter("truncated_queries", "Queries that were cut to the model's length.", ("store",))
         self._batch_queries = histogram("batch_queries", "Queries encoded together.", (), SIZES)
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch, about.", (), TOKENS)
         self._refused = counter("refused", "Requests refused because too many were waiting.", ())
@@ -57,7 +58,8 @@ class Metrics:
         store = job.store or TEXTS
         self._answers.labels(store, answer.status, answer.reason).inc()
         self._documents.labels(store).observe(len(job.documents))
-        self._missing.labels(store).inc(len(answer.missing))
+        self._missing.labels(store).inc(answer.lacking)
+        self._truncated.labels(store).inc(answer.query_truncated)
         for stage, ms in answer.timings_ms.items():
             self._stage_seconds.labels(store, stage).observe(ms / 1000)
 

@@ -12,7 +12,7 @@ from colbert_rerank.maxsim import maxsim
 from colbert_rerank.report import Report
 from colbert_rerank.rerank import Reranker
 
-__all__ = ["Ranker", "TextRanker"]
+__all__ = ["Ranker", "TextRanker", "passes"]
 
 
 class TextRanker:
@@ -35,3 +35,9 @@ class TextRanker:
 
 
 Ranker = Reranker | TextRanker
+
+
+def passes(ranker: Ranker, texts: Sequence[str]) -> list[list[int]]:
+    """Places of the texts that are encoded at once, the first ones first. Raises as `Encoder.tokenize_documents`."""
+    stride = 0 if isinstance(ranker, TextRanker) else ranker.store.manifest.recipe.stride
+    return ranker.encoder.passes(ranker.encoder.tokenize_documents(texts, stride=stride))

@@ -3,6 +3,7 @@
 # No annotations as strings here: FastAPI reads those of functions that are made for a dialect.
 from typing import Any
 
+import fastapi
 import orjson
 from fastapi import APIRouter, Response
 
@@ -47,18 +48,18 @@ def reranking(service: Service, *, in_store: bool = False) -> APIRouter:
 
 
 def _route(service: Service, kind: Any, in_store: bool) -> Any:
-    async def answer(body: Request, store: str | None) -> Response:
+    async def answer(body: Request, store: str | None, request: fastapi.Request) -> Response:
         job = body.job(store)
         if body.uncut and len(job.texts) - 1 <= service.limits.texts:  # more are refused anyway
             await service.aside(check_uncut, (service.engine.ranker(store).encoder, job))
-        found = await service.answer(job)
+        found = await service.answer(job, request.receive)
         headers = {STATUS_HEADER: found.status}
         return Response(orjson.dumps(body.answer(job, found)), headers=headers, media_type="application/json")
 
-    async def of_texts(body: kind) -> Response:
-        return await answer(body, None)
+    async def of_texts(body: kind, request: fastapi.Request) -> Response:
+        return await answer(body, None, request)
 
-    async def of_store(store: str, body: kind) -> Response:
-        return await answer(body, store)
+    async def of_store(store: str, body: kind, request: fastapi.Request) -> Response:
+        return await answer(body, store, request)
 
     return of_store if in_store else of_texts

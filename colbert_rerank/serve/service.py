@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from starlette.types import Receive
 
 from colbert_rerank.serve.engine import BusyError, Engine
-from colbert_rerank.serve.errors import TooManyError
-from colbert_rerank.serve.jobs import DEADLINE, Answer, Job, degraded
+from colbert_rerank.serve.errors import CallerLeftError, TooManyError
+from colbert_rerank.serve.jobs import DEADLINE, Answer, Job, answered
 from colbert_rerank.serve.metrics import Metrics
 
 GRACE = 0.01  # seconds after a deadline, for what was scored by then to come back
@@ -36,11 +38,14 @@ class Service:
         self.metrics = metrics
         self.ready = False
 
-    async def answer(self, job: Job) -> Answer:
-        """Raises what `errors.STATUS` lists. Of a job that is late, the first stage's order."""
+    async def answer(self, job: Job, receive: Receive) -> Answer:
+        """Raises what `errors.STATUS` lists. Of a job that is late, what is known by then.
+
+        ``receive`` is the caller's, whose body was read: what comes after it is that nobody waits any more.
+        """
         for what, count, most in (
             ("documents", len(job.documents), self.limits.documents),
-            ("texts", len(job.texts) - 1, self.limits.texts),
+            ("texts", len(job.texts), self.limits.texts),
         ):
             if count > most:
                 raise TooManyError(what, count, most)
@@ -49,11 +54,22 @@ class Service:
         except BusyError:
             self.metrics.refused()
             raise
-        left = None if job.deadline is None else max(0.0, job.deadline - time.perf_counter()) + GRACE
+        time_left = None if job.deadline is None else max(0.0, job.deadline - time.perf_counter()) + GRACE
+        work, leaving = asyncio.wrap_future(job.answer), asyncio.ensure_future(_left(receive))
+        first: set[asyncio.Future[Any]] = {work, leaving}
         try:
-            found = await asyncio.wait_for(asyncio.wrap_future(job.answer), left)
-        except asyncio.TimeoutError:
-            found = degraded(job, DEADLINE)._replace(**self.engine.known(job))
+            await asyncio.wait(first, timeout=time_left, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                found = work.result()
+            elif leaving.done():
+                raise CallerLeftError
+            else:
+                found = answered(job, self.engine.known(job), DEADLINE)
+        finally:
+            leaving.cancel()
+            if not work.done():  # nor will anybody wait for it
+                job.given_up = True
+                work.cancel()
         self.metrics.answer(job, found)
         return found
 
@@ -67,3 +83,8 @@ class Service:
             await asyncio.sleep(self.limits.refresh)
             for store in self.engine.stores.values():
                 await asyncio.to_thread(store.refresh)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

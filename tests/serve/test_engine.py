@@ -53,8 +53,10 @@ def own(served: ServedStore, tiny_encoder: Encoder) -> ServedStore:
 
 
 def test_requests_that_wait_are_encoded_together_and_their_answers_are_the_same(
-    own: ServedStore, reranker: Reranker
+    own: ServedStore, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As many as the device takes at once, which of a CPU is one."""
+    monkeypatch.setattr("colbert_rerank.serve.engine.QUERY_BATCH", {"cpu": 8})
     held, batches = Held(reranker), list[Batch]()
     own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     asked = queries(12)
@@ -68,13 +70,14 @@ def test_requests_that_wait_are_encoded_together_and_their_answers_are_the_same(
         held.go.set()
         answers = [one.answer.result(30) for one in jobs]
         first.answer.result(30)
-    assert [len(batch.jobs) for batch in batches] == [1, 12]
+    assert [len(batch.jobs) for batch in batches] == [1, 8, 4]
     for query, answer in zip(asked, answers, strict=True):
         expected = reranker.rerank(query.text, [(i, 0.0) for i in IDS])
         assert [(IDS[r.place], r.score) for r in answer.results] == [(d.doc_id, d.score) for d in expected]
 
 
-def test_a_batch_has_a_bound_in_tokens(own: ServedStore, reranker: Reranker) -> None:
+def test_a_batch_has_a_bound_in_tokens(own: ServedStore, reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colbert_rerank.serve.engine.QUERY_BATCH", {"cpu": 8})
     held, batches = Held(reranker), list[Batch]()
     own.current = own.current._replace(reranker=held)  # type: ignore[arg-type]
     with Engine({"real": own}, reranker.encoder, batch_tokens=25, observe=batches.append) as engine:
@@ -139,6 +142,8 @@ def test_over_http_that_is_429_with_a_time_to_wait(own: ServedStore, reranker: R
 
 
 def test_one_bad_query_spoils_no_other(own: ServedStore, reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colbert_rerank.serve.engine.QUERY_BATCH", {"cpu": 8})
+
     def encode(self: Encoder, tokens: Any, texts: Any) -> Any:
         if "bad" in texts:
             raise FloatingPointError("NaN")

@@ -52,7 +52,7 @@ def test_candidates_without_vectors_stand_below_in_first_stage_order(client: Tes
     found = answer.json()
     assert answer.headers["x-colbert-rerank-status"] == found["status"] == "partial"
     assert found["reason"] == "documents without vectors"
-    assert (found["scored"], found["missing"]) == (5, ["", "null", "gone", "lost"])
+    assert (found["scored"], found["missing"]) == (5, ["gone", "", "lost", "null"])
     expected = reranker.rerank(QUERY, [(i, 0.0) for i in asked if i not in ("", "null")])
     assert ranking(found)[:5] == [(d.doc_id, d.score) for d in expected][:5]
     assert [r["id"] for r in found["results"][5:]] == ["gone", "", "lost", "null"]
@@ -163,7 +163,7 @@ def test_at_the_deadline_the_best_of_the_first_stage_are_scored(
     watched = Watched(reranker)
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600 * (watched.parts >= 2))
     monkeypatch.setattr("colbert_rerank.serve.jobs.time", clock)
-    monkeypatch.setattr("colbert_rerank.serve.engine.DOCUMENTS_AT_ONCE", 10)
+    monkeypatch.setattr("colbert_rerank.serve.runs.DOCUMENTS_AT_ONCE", 10)
     own.current = own.current._replace(reranker=watched)  # type: ignore[arg-type]
     with client_of(own) as client:
         answer = client.post(PATH, json={"query": QUERY, "documents": IDS, "deadline_ms": 600_000})
