@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
 
 KEEP_ALIVE = 75  # seconds; OpenSearch keeps idle connections for 5, and none is to be closed while it is used
 BACKLOG = 2048  # connections that wait to be accepted
+LAST = 1  # seconds, of the grace, in which what is not done is answered by what is known of it
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -39,6 +40,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+class _Server(uvicorn.Server):
+    """Which tells the engine to hurry before what is under way would be cut off."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, grace: int) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._grace = grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(max(0, self._grace - LAST), self._engine.hurry)
+        await super().shutdown(sockets)
+
+
 def run(
     engine: Engine,
     metrics: Metrics,
@@ -48,7 +62,10 @@ def run(
     grace: int,
     ready: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is under way then has ``grace`` seconds. ``ready`` is told the URL."""
+    """Serve until SIGTERM or Ctrl-C; what is under way then has ``grace`` seconds. ``ready`` is told the URL.
+
+    What takes longer is answered by what is known of it by then.
+    """
     for store in engine.stores.values():  # the first request is not to wait for what is done once
         store.reranker.encoder.encode_queries(["warm up"])
     config = uvicorn.Config(
@@ -57,9 +74,9 @@ def run(
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=max(LAST, grace),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, engine, grace)
 
     async def serve() -> None:
         serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -50,6 +50,29 @@ def test_what_is_under_way_is_answered_first(folder: Path) -> None:
         assert service.process.wait(WAIT) == 0
 
 
+def test_what_takes_longer_than_the_grace_is_answered_by_what_is_known(folder: Path) -> None:
+    """Each request has its ids scored, and texts left for many seconds."""
+    with running(folder, "--max-texts", "10000", "--grace", "1") as service:
+        answers: list[tuple[int, str, str]] = []
+
+        def ask() -> None:
+            documents = [*IDS, *({"text": "some words " * 40} for _ in range(9000))]
+            status, found = service.ask({"query": "a", "documents": documents})
+            answers.append((status, found["status"], found["reason"]))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for one in asking:
+            one.start()
+        metrics, deadline = "", time.monotonic() + WAIT
+        while "batch_queries_count 3.0" not in metrics and time.monotonic() < deadline:
+            metrics = service.metrics()
+        service.process.send_signal(signal.SIGTERM)
+        for one in asking:
+            one.join(WAIT)
+        assert answers == [(200, "partial", "the service is ending")] * 3
+        assert service.process.wait(WAIT) == 0
+
+
 def test_a_connection_stays_open_for_longer_than_opensearch_keeps_it(folder: Path) -> None:
     with running(folder) as service, closing(service.connect()) as connection:
         for _ in range(2):
