@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 
 import colbert_rerank
 from colbert_rerank.checkpoints.location import public_name
+from colbert_rerank.serve.bodies import bounded
 from colbert_rerank.serve.dialects import Text
 from colbert_rerank.serve.errors import DOCUMENTED, NotReadyError, json_answer
 from colbert_rerank.serve.service import Service
@@ -26,7 +27,7 @@ class EncodeRequest(BaseModel):
 
 
 def about(service: Service) -> APIRouter:
-    router = APIRouter(responses=DOCUMENTED)
+    router = APIRouter(responses=DOCUMENTED, route_class=bounded(service.limits.documents))
     engine = service.engine
 
     @router.get("/healthz", tags=["health"])

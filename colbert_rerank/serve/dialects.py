@@ -30,6 +30,7 @@ def _whole(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 Count = Annotated[int, Field(ge=0)] | None
 
 
@@ -93,10 +94,10 @@ class RerankRequest(Ranking):
 
     api_version: ClassVar[str] = "1"
 
-    documents: list[Text | DocumentIn] | None = None
-    texts: list[Text] | None = None
+    documents: Annotated[list[Text | DocumentIn], Field(fail_fast=True)] | None = None
+    texts: Texts | None = None
     model: Text | None = None
-    rank_fields: list[Text] | None = None
+    rank_fields: Texts | None = None
     return_documents: bool | None = None
     missing: Missing = "first_stage"
     deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] | None = None
@@ -173,7 +174,7 @@ class JinaRequest(RerankRequest):
 class TextsRequest(Ranking):
     """Text Embeddings Inference. Scores are MaxSim's, whatever ``raw_scores`` says: no sigmoid is left of them."""
 
-    texts: list[Text]
+    texts: Texts
     return_text: bool = False
     truncate: bool | None = None
 
@@ -192,7 +193,7 @@ class TextsRequest(Ranking):
 class StringsRequest(Ranking):
     """A query, and documents as strings and nothing else."""
 
-    documents: list[Text]
+    documents: Texts
     model: Text | None = None
 
     def job(self, store: str | None) -> Job:
@@ -244,13 +245,13 @@ class VllmRequest(StringsRequest):
 class VllmScoreRequest(Request):
     """One query, under any of the names that it goes by, and a text or several."""
 
-    text_1: Text | list[Text] | None = None
-    text_2: Text | list[Text] | None = None
-    queries: Text | list[Text] | None = None
-    documents: Text | list[Text] | None = None
-    items: Text | list[Text] | None = None
-    data_1: Text | list[Text] | None = None
-    data_2: Text | list[Text] | None = None
+    text_1: Text | Texts | None = None
+    text_2: Text | Texts | None = None
+    queries: Text | Texts | None = None
+    documents: Text | Texts | None = None
+    items: Text | Texts | None = None
+    data_1: Text | Texts | None = None
+    data_2: Text | Texts | None = None
     model: Text | None = None
 
     def job(self, store: str | None) -> Job:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from colbert_rerank.errors import InputError
 from colbert_rerank.explanation import Explanation, explain
 from colbert_rerank.request import check_text
+from colbert_rerank.serve.bodies import bounded
 from colbert_rerank.serve.dialects import Text, rounded
 from colbert_rerank.serve.errors import DOCUMENTED, json_answer
 from colbert_rerank.serve.jobs import Asked, Job
@@ -52,7 +53,7 @@ class ExplainRequest(BaseModel):
 
 
 def look(service: Service) -> APIRouter:
-    router = APIRouter(responses=DOCUMENTED)
+    router = APIRouter(responses=DOCUMENTED, route_class=bounded(service.limits.documents))
 
     @router.post("/v1/stores/{store}/search", tags=["look"])
     async def search(store: str, body: SearchRequest, request: Request) -> Response:

@@ -1,12 +1,14 @@
 """The routes that re-rank, one for each dialect, at the root for texts and under each store for ids."""
 
 # No annotations as strings here: FastAPI reads those of functions that are made for a dialect.
+from enum import Enum
 from typing import Any
 
 import fastapi
 import orjson
 from fastapi import APIRouter, Response
 
+from colbert_rerank.serve.bodies import bounded
 from colbert_rerank.serve.dialects import (
     CohereV2Request,
     InfinityRequest,
@@ -41,7 +43,8 @@ DIALECTS: dict[str, type[Request]] = {
 
 
 def reranking(service: Service, *, in_store: bool = False) -> APIRouter:
-    router = APIRouter(tags=["re-rank by id" if in_store else "re-rank texts"], responses=DOCUMENTED)
+    tags: list[str | Enum] = ["re-rank by id" if in_store else "re-rank texts"]
+    router = APIRouter(tags=tags, responses=DOCUMENTED, route_class=bounded(service.limits.documents))
     for path, kind in DIALECTS.items():
         router.add_api_route(path, _route(service, kind, in_store), methods=["POST"], name=kind.__name__)
     return router
