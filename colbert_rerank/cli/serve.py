@@ -22,8 +22,6 @@ from colbert_rerank.connection import SERVICE_TOKEN
 from colbert_rerank.errors import UsageError
 
 if TYPE_CHECKING:
-    from opensearchpy import OpenSearch
-
     from colbert_rerank.encoder import Encoder
     from colbert_rerank.serve.auth import Tokens
     from colbert_rerank.serve.stores import ServedStore
@@ -174,7 +172,6 @@ def _open(
     from colbert_rerank import identity
     from colbert_rerank.serve.stores import ServedStore
 
-    client = server.connect() if server.opensearch else None
     encoders: dict[str, Encoder] = {}
     served = {}
     for name, folder in folders.items():
@@ -182,13 +179,16 @@ def _open(
         made_with = repr(identity.made_with(store.manifest))
         if made_with not in encoders:
             encoders[made_with] = model.load(store)
-        first_stage = partial(_with_candidates, client)
+        first_stage = partial(_with_candidates, server)
         served[name] = ServedStore(name, store, encoders[made_with], residency, first_stage)
     return served
 
 
-def _with_candidates(client: OpenSearch | None, store: Store) -> tuple[Store, Candidates | None]:
-    """A store with the first stage that it was made for, where that is at hand: only searches by text need it."""
+def _with_candidates(server: OpenSearchOptions, store: Store) -> tuple[Store, Candidates | None]:
+    """A store with the first stage that it was made for, where that is at hand: only searches by text need it.
+
+    Raises OpenSearchError where that is not to be reached now, and StoreMismatchError.
+    """
     from colbert_rerank.binding import check_origin, index_name
     from colbert_rerank.candidates.bm25 import open_beside
     from colbert_rerank.candidates.opensearch import OpenSearchCandidates
@@ -202,9 +202,9 @@ def _with_candidates(client: OpenSearch | None, store: Store) -> tuple[Store, Ca
         except StoreError:  # none was made, or it is behind
             return store, None
     index = index_name(store.manifest)
-    if client is None or index is None:
+    if not server.opensearch or index is None:
         return store, None
     fields, qualified = store.manifest.recipe.fields, origin.kind == QUALIFIED
-    candidates = OpenSearchCandidates(client, index, fields=fields, qualified_ids=qualified)
+    candidates = OpenSearchCandidates(server.connect(), index, fields=fields, qualified_ids=qualified)
     check_origin(store, candidates)
     return store, candidates

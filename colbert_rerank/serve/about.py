@@ -98,6 +98,7 @@ def _stores(service: Service) -> list[dict[str, Any]]:
             "codec": store.reranker.store.manifest.codec,
             "model": public_name(store.reranker.encoder.checkpoint.name),
             "stale": store.fault or None,
+            "first_stage_away": store.away or None,
         }
         for name, store in service.engine.stores.items()
     ]

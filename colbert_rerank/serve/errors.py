@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
 from colbert_rerank.serve.engine import BusyError, EndingError, UnknownStoreError
+from colbert_rerank.serve.stores import FirstStageAwayError
 
 
 class EmptyError(InputError):
@@ -81,6 +82,7 @@ STATUS: Mapping[type[Exception], int] = {
     CallerLeftError: 499,  # as nginx has it: nobody gets it, but it is counted
     NotReadyError: 503,
     EndingError: 503,
+    FirstStageAwayError: 503,
 }
 TYPES = {401: "Unauthorized", 413: "Validation", 422: "Validation", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {

@@ -1,7 +1,6 @@
 """What a person looks at: both rankings side by side, why a document scored, and the page that shows them."""
 
 # No annotations as strings here: FastAPI reads them.
-import asyncio
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -60,14 +59,14 @@ def look(service: Service) -> APIRouter:
         """The first stage's best ``k``, re-ranked; of both rankings the first ``top_n``, with their texts."""
         served = service.engine.served(store)
         check_text(Query("", body.query))
-        first_stage = await asyncio.to_thread(served.search, body.query, body.k)
+        first_stage = await service.search(served.search, body.query, body.k)
         job = Job(store, body.query, [Asked(d.doc_id, None, d.score) for d in first_stage])
         answer = await service.answer(job, request.receive)
         ranks = {result.place: rank for rank, result in enumerate(answer.results, start=1)}
         scores = {result.place: result for result in answer.results}
         both = {*range(min(body.top_n, len(first_stage))), *(r.place for r in answer.results[: body.top_n])}
         shown = [(i, first_stage[i]) for i in sorted(both)]
-        texts = await asyncio.to_thread(served.texts, [doc.doc_id for _, doc in shown])
+        texts = await service.search(served.texts, [doc.doc_id for _, doc in shown])
         found = []
         for i, doc in shown:
             found.append(
@@ -88,7 +87,7 @@ def look(service: Service) -> APIRouter:
         served = service.engine.served(store)
         text = body.text
         if text is None and served.current.candidates is not None:
-            text = (await asyncio.to_thread(served.texts, [body.id])).get(body.id)
+            text = (await service.search(served.texts, [body.id])).get(body.id)
         found = await service.aside(_explained, (served, body.query, body.id, text))
         matches = [{"query_token": m.query_token, "row": m.row, "similarity": m.similarity} for m in found.matches]
         more = {"matches": matches, "tokens": found.tokens, "why_not": found.why_not or None}

@@ -79,6 +79,7 @@ class _Held(Collector):
                 ("generation", "The generation that is served."),
                 ("documents", "Documents in it."),
                 ("stale", "1 where the newest generation could not be opened."),
+                ("away", "1 where its first stage cannot be reached, so that it is not searched by text."),
                 ("hot", "Documents whose vectors were in the GPU's memory, of those read."),
                 ("read", "Documents read."),
             )
@@ -88,6 +89,7 @@ class _Held(Collector):
             found["generation"].add_metric([name], store.generation)
             found["documents"].add_metric([name], len(reranker.store))
             found["stale"].add_metric([name], bool(store.fault))
+            found["away"].add_metric([name], bool(store.away))
             found["hot"].add_metric([name], reranker.report.hot)
             found["read"].add_metric([name], reranker.report.read)
         return [waiting, *found.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from colbert_rerank.serve.engine import BusyError, Engine
 from colbert_rerank.serve.errors import CallerLeftError, TooManyError
 from colbert_rerank.serve.jobs import DEADLINE, Answer, Job, answered
 from colbert_rerank.serve.metrics import Metrics
+from colbert_rerank.serve.stores import ServedStore
+from colbert_rerank.serve.threads import Threads
 
+SEARCHES = 16  # at a time; of each store's first stage one, the others wait
 GRACE = 0.01  # seconds after a deadline, for what was scored by then to come back
 
+_log = logging.getLogger(__name__)
 _A = TypeVar("_A")
 _R = TypeVar("_R")
 
@@ -37,6 +42,7 @@ class Service:
         self.limits = limits
         self.metrics = metrics
         self.ready = False
+        self._searches = Threads(SEARCHES)
 
     async def answer(self, job: Job, receive: Receive) -> Answer:
         """Raises what `errors.STATUS` lists. Of a job that is late, what is known by then.
@@ -73,12 +79,26 @@ class Service:
         """What the engine's thread gives when it comes to it. Raises BusyError, and what ``work`` raises."""
         return await asyncio.wrap_future(self.engine.aside(work, what))
 
+    async def search(self, work: Callable[..., _R], *arguments: Any) -> _R:
+        """What a first stage gives, which may take its time. Raises BusyError, and what ``work`` raises."""
+        try:
+            return await self._searches.run(work, *arguments)
+        except BusyError:
+            self.metrics.refused()
+            raise
+
     async def refresh(self) -> None:
-        """Look for new generations, for ever."""
+        """Look for new generations, for ever: of each store, whatever holds up the others."""
+        await asyncio.gather(*map(self._refresh, self.engine.stores.values()))
+
+    async def _refresh(self, store: ServedStore) -> None:
+        threads = Threads(1)
         while True:
             await asyncio.sleep(self.limits.refresh)
-            for store in self.engine.stores.values():
-                await asyncio.to_thread(store.refresh)
+            try:
+                await threads.run(store.refresh)
+            except Exception as error:  # of this look; there will be others
+                _log.error("looking for generations of store %s failed: %s", store.name, type(error).__name__)
 
 
 async def _left(receive: Receive) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import ColbertRerankError, UsageError
+from colbert_rerank.errors import OpenSearchError, OpenSearchUnreachableError, UsageError
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates, Query, ScoredDoc
@@ -19,18 +19,28 @@ _log = logging.getLogger(__name__)
 FirstStage = Callable[[Store], tuple[Store, Candidates | None]]
 
 
+class FirstStageAwayError(Exception):
+    """A store's first stage cannot be asked now."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(
+            f"the first stage of the store {store!r} cannot be reached; re-ranking by id goes on meanwhile"
+        )
+
+
 class Generation(NamedTuple):
     """What is served of a store at a time: who takes it goes on with it, whatever happens meanwhile."""
 
     reranker: Reranker
     candidates: Candidates | None
+    away: str = ""  # why it is not searched by text now
 
 
 class ServedStore:
     """A store and what re-ranks by it. ``options`` are those of `Reranker`.
 
     ``first_stage`` opens what finds candidates for a store, and the generation that they go with; without it there is
-    nothing that is searched by text.
+    nothing that is searched by text. Nor is there while it raises OpenSearchError: it is asked again at each `refresh`.
     """
 
     def __init__(
@@ -54,13 +64,22 @@ class ServedStore:
         return self.current.reranker
 
     @property
+    def away(self) -> str:
+        return self.current.away
+
+    @property
     def generation(self) -> int:
         return self.reranker.store.manifest.generation
 
     def search(self, query: str, k: int) -> list[ScoredDoc]:
-        """The first stage's best ``k``. Raises UsageError where there is none, and as `Candidates.search` does."""
+        """The first stage's best ``k``. Raises UsageError where there is none, FirstStageAwayError, and as
+        `Candidates.search` does.
+        """
         with self._searching:
-            (found,) = self._candidates().search([Query("", query)], k)
+            try:
+                (found,) = self._candidates().search([Query("", query)], k)
+            except OpenSearchUnreachableError:
+                raise FirstStageAwayError(self.name) from None
         return found
 
     def texts(self, doc_ids: Sequence[str]) -> dict[str, str]:
@@ -73,26 +92,45 @@ class ServedStore:
 
         One that cannot be (of another model, damaged, gone) is left alone, and `fault` says so; nothing is raised.
         """
+        fault, newer = "", False
         try:
             newest = self.reranker.store.refresh()
-            if newest is self.reranker.store:
-                self.fault = ""
-                return False
-            self.current = self._opened(newest)
-        except (ColbertRerankError, OSError) as error:
-            if type(error).__name__ != self.fault:
-                _log.error("store %s stays at generation %s: %s", self.name, self.generation, type(error).__name__)
-            self.fault = type(error).__name__
-            return False
-        self.fault = ""
-        _log.info("store %s: generation %s is served now", self.name, self.generation)
-        return True
+            if newest is not self.reranker.store:
+                self.current = self._opened(newest, self.away)
+                newer = True
+                _log.info("store %s: generation %s is served now", self.name, self.generation)
+            if self._first_stage is not None and self.away:
+                self._look_for(self._first_stage)
+        except Exception as error:  # of ours, of the system, of h5py, of torch: whatever it is, the old one goes on
+            fault = type(error).__name__
+            if fault != self.fault:
+                _log.error("store %s stays at generation %s: %s", self.name, self.generation, fault)
+        self.fault = fault
+        return newer
 
-    def _opened(self, store: Store) -> Generation:
-        opened, candidates = self._first_stage(store) if self._first_stage else (store, None)
-        return Generation(Reranker(opened, self._encoder, **self._options), candidates)
+    def _opened(self, store: Store, away: str = "") -> Generation:
+        """With its first stage; one that is known to be ``away`` is not waited for: vectors come first."""
+        candidates = None
+        if self._first_stage is not None and not away:
+            try:
+                store, candidates = self._first_stage(store)
+            except OpenSearchError as error:  # re-ranking by id does not need it
+                away = type(error).__name__
+                _log.error("store %s is not searched by text now: %s", self.name, error)
+        return Generation(Reranker(store, self._encoder, **self._options), candidates, away)
+
+    def _look_for(self, first_stage: FirstStage) -> None:
+        try:
+            _, candidates = first_stage(self.reranker.store)
+        except OpenSearchError as error:
+            self.current = self.current._replace(away=type(error).__name__)
+        else:
+            self.current = self.current._replace(candidates=candidates, away="")
+            _log.info("store %s is searched by text again", self.name)
 
     def _candidates(self) -> Candidates:
-        if self.current.candidates is None:
-            raise UsageError(f"the store {self.name!r} is served without a first stage: it is not searched by text")
-        return self.current.candidates
+        if self.current.candidates is not None:
+            return self.current.candidates
+        if self.away:
+            raise FirstStageAwayError(self.name)
+        raise UsageError(f"the store {self.name!r} is served without a first stage: it is not searched by text")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from colbert_rerank.encoder import Encoder
+from colbert_rerank.types import OPENSEARCH, Origin
 from tests.cli.terminal import invoke
-from tests.collection import documents, queries
+from tests.collection import FakeFirstStage, documents, ingested, queries
 from tests.serve.running import WAIT, running
 
 IDS = [d.doc_id for d in documents(40)]
@@ -93,6 +95,19 @@ def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged(folder: Path) -
             connection.getresponse().read()
             took.append(time.perf_counter() - start)
         assert min(took[2:]) < 0.03
+
+
+def test_it_comes_up_while_opensearch_is_away(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """Whose index its store was made from: re-ranking by id does not need it."""
+    first_stage = FakeFirstStage(Origin(OPENSEARCH, "papers", "uuid-1"))
+    folder = tmp_path / "store"
+    ingested(folder, tiny_encoder, documents(10), first_stage=first_stage.open)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with running(folder, "--opensearch", url) as service:
+        assert service.ask({"query": "tides", "documents": IDS[:5]})[1]["status"] == "ok"
+        status, refused = service.ask({"query": "tides"}, "/v1/stores/real/search")
+        assert (status, "cannot be reached" in refused["error"]) == (503, True)
 
 
 def test_others_need_a_token(folder: Path, tmp_path: Path) -> None:
