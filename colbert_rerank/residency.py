@@ -57,8 +57,8 @@ def choose(resident: Resident, rows: int, budget: int | None, free_gpu: int, fre
     return Residence("mmap", on_gpu, f"{_gb(rows)} of rows mapped from the disk, {hot}")
 
 
-def place(store: Store, device: str, resident: Resident = "auto", budget: int | None = None) -> tuple[Rows, str]:
-    """The rows of ``store`` as ``device`` scores them, and a sentence on where they are: empty without a GPU.
+def place(store: Store, device: str, resident: Resident = "auto", budget: int | None = None) -> tuple[Rows, Residence]:
+    """The rows of ``store`` as ``device`` scores them, and where they are: without a GPU there is nothing to choose.
 
     Where they are to be in memory they are verified and copied there now. Raises UsageError, StoreCorruptError.
     """
@@ -70,14 +70,15 @@ def place(store: Store, device: str, resident: Resident = "auto", budget: int | 
             raise UsageError(
                 f"{given} is for a CUDA GPU, and scores are computed on {device}: leave it out, or choose a GPU"
             )
-        return Mapped(store, device), ""
+        return Mapped(store, device), Residence("mmap", 0, "")
 
     import torch
 
+    torch.cuda.empty_cache()  # of rows that are gone torch keeps the memory, which would not count as free
     free_gpu, _ = torch.cuda.mem_get_info(device)
     size = sum(int(plane.row_counts.sum()) * plane.values.strides[0] for plane in planes_of(store))
     chosen = choose(resident, size, budget, free_gpu, _available())
-    return keep(store, device, chosen), chosen.why
+    return keep(store, device, chosen), chosen
 
 
 def keep(store: Store, device: str, chosen: Residence) -> Rows:

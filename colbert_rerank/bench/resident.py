@@ -90,7 +90,7 @@ def _rankings(row: Row, store: Store, encoder: Encoder, resident: Resident, shap
     draw = partial(drawn, np.random.default_rng(1), len(store), shape["k"])
     turns = [warm(timed, draw) for _ in range(WARM_UPS + shape["repeats"])][WARM_UPS:]
     times, stages = zip(*turns, strict=True)
-    more: dict[str, Any] = {"codec": CODEC, "residence": reranker.residence, "compute_dtype": encoder.dtype}
+    more: dict[str, Any] = {"codec": CODEC, "residence": reranker.residence.why, "compute_dtype": encoder.dtype}
     more["stages_ms"] = medians(stages)
     if report.read:
         more["hot_share"] = report.hot / report.read

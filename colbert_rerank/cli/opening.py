@@ -100,8 +100,8 @@ def open_reranker(store: Store, model: StoreModelOptions, **ranking: Any) -> Rer
         reranker = Reranker(store, encoder, **ranking)
     except UsageError as error:
         raise UsageError(_of_options(str(error))) from None
-    if reranker.residence:
-        say(f"store: {reranker.residence}", residence=reranker.residence)
+    if why := reranker.residence.why:
+        say(f"store: {why}", residence=why)
     return reranker
 
 

@@ -97,6 +97,7 @@ def _stores(service: Service) -> list[dict[str, Any]]:
             "dim": store.reranker.store.manifest.dim,
             "codec": store.reranker.store.manifest.codec,
             "model": public_name(store.reranker.encoder.checkpoint.name),
+            "residence": store.reranker.residence.where,
             "stale": store.fault or None,
             "first_stage_away": store.away or None,
         }

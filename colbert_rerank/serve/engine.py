@@ -155,14 +155,18 @@ class Engine:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            for run in self._encoded([Run(job, self.ranker(job.store), self._ending) for job in batch.jobs]):
-                self._go_on(run)
-            for aside in batch.asides:
-                self._do(aside)
-            if batch.jobs:
-                self._observe(batch)
-            if self._begun:  # once for each batch: neither they nor what comes meanwhile waits for ever
-                self._go_on(self._begun.popleft())
+            self._answer(batch)
+
+    def _answer(self, batch: Batch) -> None:
+        """It, and a part of what was begun before: neither this nor what comes meanwhile waits for ever."""
+        for run in self._encoded([Run(job, self.ranker(job.store), self._ending) for job in batch.jobs]):
+            self._go_on(run)
+        for aside in batch.asides:
+            self._do(aside)
+        if batch.jobs:
+            self._observe(batch)
+        if self._begun:
+            self._go_on(self._begun.popleft())
 
     def _next(self) -> Batch | None:
         """The next requests, if there are some, but for those that were given up; ``None`` when all is done."""

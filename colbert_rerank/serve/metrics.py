@@ -84,6 +84,9 @@ class _Held(Collector):
                 ("read", "Documents read."),
             )
         }
+        residence = GaugeMetricFamily(
+            "colbert_rerank_store_residence", "1 for where its rows are kept.", labels=["store", "where"]
+        )
         for name, store in self._engine.stores.items():
             reranker = store.reranker
             found["generation"].add_metric([name], store.generation)
@@ -92,4 +95,5 @@ class _Held(Collector):
             found["away"].add_metric([name], bool(store.away))
             found["hot"].add_metric([name], reranker.report.hot)
             found["read"].add_metric([name], reranker.report.read)
-        return [waiting, *found.values()]
+            residence.add_metric([name, reranker.residence.where], 1)
+        return [waiting, residence, *found.values()]

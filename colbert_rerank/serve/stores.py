@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from colbert_rerank.encoder import Encoder
@@ -12,6 +15,10 @@ from colbert_rerank.errors import OpenSearchError, OpenSearchUnreachableError, U
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates, Query, ScoredDoc
+
+# Seconds that requests have to be done with a generation before another one takes its place on a GPU.
+PATIENCE = 60.0
+MAPPED = {"resident": "mmap", "memory_budget": 0}
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +64,9 @@ class ServedStore:
         self._options = dict(options)
         self._first_stage = first_stage
         self._searching = threading.Lock()  # candidates are searched by one thread at a time
+        self._replaced: threading.Event | None = None  # of a GPU, which is to get these rows: that it has room for them
         self.current = self._opened(store)
+        self._where = self.reranker.residence.where
 
     @property
     def reranker(self) -> Reranker:
@@ -96,9 +105,11 @@ class ServedStore:
         try:
             newest = self.reranker.store.refresh()
             if newest is not self.reranker.store:
-                self.current = self._opened(newest, self.away)
+                self._replace(newest)
                 newer = True
                 _log.info("store %s: generation %s is served now", self.name, self.generation)
+            if self._replaced is not None:
+                self._place(self._replaced)
             if self._first_stage is not None and self.away:
                 self._look_for(self._first_stage)
         except Exception as error:  # of ours, of the system, of h5py, of torch: whatever it is, the old one goes on
@@ -108,7 +119,28 @@ class ServedStore:
         self.fault = fault
         return newer
 
-    def _opened(self, store: Store, away: str = "") -> Generation:
+    def _replace(self, newest: Store) -> None:
+        """A GPU has seldom room for two generations: there the new one is first served from the map of its files."""
+        if self._encoder.device.type != "cuda":
+            self.current = self._opened(newest, self.away)
+            return
+        released = threading.Event()
+        weakref.finalize(self.reranker, released.set)
+        self.current = self._opened(newest, self.away, MAPPED)
+        self._replaced = released
+
+    def _place(self, released: threading.Event) -> None:
+        """Keep the rows where they are to be, when all requests are done with those of the generation before."""
+        gc.collect()
+        released.wait(PATIENCE)
+        reranker = Reranker(self.reranker.store, self._encoder, **self._options)
+        self.current = self.current._replace(reranker=reranker)
+        self._replaced = None
+        if reranker.residence.where != self._where:
+            _log.warning("store %s: %s; before it was %s", self.name, reranker.residence.why, self._where)
+            self._where = reranker.residence.where
+
+    def _opened(self, store: Store, away: str = "", more: Mapping[str, Any] = MappingProxyType({})) -> Generation:
         """With its first stage; one that is known to be ``away`` is not waited for: vectors come first."""
         candidates = None
         if self._first_stage is not None and not away:
@@ -117,7 +149,7 @@ class ServedStore:
             except OpenSearchError as error:  # re-ranking by id does not need it
                 away = type(error).__name__
                 _log.error("store %s is not searched by text now: %s", self.name, error)
-        return Generation(Reranker(store, self._encoder, **self._options), candidates, away)
+        return Generation(Reranker(store, self._encoder, **{**self._options, **more}), candidates, away)
 
     def _look_for(self, first_stage: FirstStage) -> None:
         try:

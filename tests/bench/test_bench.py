@@ -16,9 +16,10 @@ import torch
 from colbert_rerank import rerank
 from colbert_rerank.bench import cases, cross_encoder, documents, gpu, resident, rows, server
 from colbert_rerank.bench import peer as peers
-from colbert_rerank.device_rows import DeviceRows, InMemory
+from colbert_rerank.device_rows import DeviceRows, InMemory, Rows
 from colbert_rerank.maxsim import scores_of
 from colbert_rerank.residency import Residence, keep
+from colbert_rerank.store import Store
 from tests.cli.terminal import Result, invoke
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -150,9 +151,12 @@ def test_a_cross_encoder_and_the_rows_of_a_gpu(tmp_path: Path, monkeypatch: pyte
     library(tmp_path, monkeypatch, "flash_maxsim", FLASH_MAXSIM)
     if DEVICE == "cpu":
         monkeypatch.setattr(gpu, "cuda", lambda: DEVICE)
-        monkeypatch.setattr(
-            rerank, "place", lambda store, device, where, _: (keep(store, device, Residence(where, 1 << 20, "")), where)
-        )
+
+        def place(store: Store, device: str, where: Any, _: int | None) -> tuple[Rows, Residence]:
+            residence = Residence(where, 1 << 20, where)
+            return keep(store, device, residence), residence
+
+        monkeypatch.setattr(rerank, "place", place)
     file = tmp_path / "bench.json"
     by_name = table(invoke("bench", "--k", "5", "--repeats", "2", "--json", file, "--cross-encoder"), file)
     check_times(by_name["gpu_kernel_vs_flash_maxsim"], 5, 2)
