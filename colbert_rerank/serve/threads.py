@@ -29,7 +29,11 @@ class Threads:
             raise BusyError(1.0)
         result: Future[_R] = Future()
         result.set_running_or_notify_cancel()  # whoever does not wait for it any more does not stop it
-        threading.Thread(target=self._do, args=(partial(work, *arguments), result), daemon=True).start()
+        try:
+            threading.Thread(target=self._do, args=(partial(work, *arguments), result), daemon=True).start()
+        except RuntimeError:  # the system has no more of them now
+            self._free.release()
+            raise
         return await asyncio.wrap_future(result)
 
     def _do(self, work: Callable[[], Any], result: Future[Any]) -> None:

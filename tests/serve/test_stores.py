@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from colbert_rerank.encoder import Encoder
 from colbert_rerank.errors import OpenSearchUnreachableError
 from colbert_rerank.serve.service import SEARCHES
 from colbert_rerank.serve.stores import ServedStore
+from colbert_rerank.serve.threads import Threads
 from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates
 from tests.collection import FakeIndex, documents, ingested
@@ -143,6 +145,19 @@ def test_an_outage_is_no_fault_of_the_vectors(store: Store, tiny_encoder: Encode
     first_stage.is_away = False
     assert not served.refresh()
     assert (served.away, served.search("tides", 5)) == ("", [])
+
+
+def test_without_a_thread_the_next_look_has_its_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(1)
+    with monkeypatch.context() as full:
+
+        def start(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        full.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError):
+            asyncio.run(threads.run(len, "abc"))
+    assert asyncio.run(threads.run(len, "abc")) == 3
 
 
 def test_searches_that_hang_hold_up_nothing_else_and_are_bounded(store: Store, tiny_encoder: Encoder) -> None:
