@@ -10,10 +10,9 @@ from colbert_rerank.serve.jobs import Job
 def check_uncut(asked: tuple[Encoder, Job]) -> None:
     """Raises TooLongError where the query, or a text that came for a document, is longer than the model reads."""
     encoder, job = asked
-    query, *texts = job.texts
-    tokens = encoder.tokenize_queries([query])
-    if texts:  # there are none where documents are ids, whatever model they are of
-        tokens += encoder.tokenize_documents(texts)
+    tokens = encoder.tokenize_queries([job.query])
+    if job.texts:  # there are none where documents are ids, whatever model they are of
+        tokens += encoder.tokenize_documents(job.texts)
     for number, one in enumerate(tokens, start=-1):
         if one.truncated:
             raise TooLongError("the query" if number < 0 else f"document {number}", one.truncated)

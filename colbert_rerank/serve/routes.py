@@ -53,7 +53,7 @@ def reranking(service: Service, *, in_store: bool = False) -> APIRouter:
 def _route(service: Service, kind: Any, in_store: bool) -> Any:
     async def answer(body: Request, store: str | None, request: fastapi.Request) -> Response:
         job = body.job(store)
-        if body.uncut and len(job.texts) - 1 <= service.limits.texts:  # more are refused anyway
+        if body.uncut and len(job.texts) <= service.limits.texts:  # more are refused anyway
             await service.aside(check_uncut, (service.engine.ranker(store).encoder, job))
         found = await service.answer(job, request.receive)
         headers = {STATUS_HEADER: found.status}
