@@ -76,7 +76,7 @@ def own(served: ServedStore, tiny_encoder: Encoder, stepped: Stepped) -> ServedS
 def test_nothing_is_computed_for_who_has_left(own: ServedStore, stepped: Stepped, tiny_encoder: Encoder) -> None:
     """One while its texts are encoded, which ends with the part that it is in, and twelve that wait behind it."""
     engine = Engine({"real": own}, tiny_encoder)
-    app = create_app(engine, Metrics(), Tokens(()), LIMITS)
+    app = create_app(engine, Metrics(), Tokens((), no_auth=True), LIMITS)
     callers = [Caller(app, {"documents": [{"text": t} for t in texts(8)]})]
     callers += [Caller(app, {"documents": IDS}) for _ in range(12)]
 
