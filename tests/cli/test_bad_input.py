@@ -310,7 +310,7 @@ BAD_RUNS: dict[str, tuple[list[str], dict[str, bytes], int, str]] = {
     "no-run-file": (["--candidates", ""], {}, 1, "cannot be read"),
     "template-of-a-run-file": (["--candidates", "bad", "--query-template", "bad"], {"bad": b""}, 2, "--query-template"),
     "stdin-twice": (["--topics", "-", "--candidates", "-"], {}, 2, "only one of --topics, --qrels and --candidates"),
-    "weight-of-two": (["--interpolate", "2"], {}, 2, "interpolate=2.0: expected 0"),
+    "weight-of-two": (["--interpolate", "2"], {}, 2, "--interpolate 2.0: expected 0"),
     "output-is-a-folder": (["--output", "."], {}, 2, "it is a folder"),
     "output-over-topics": (["--topics", "bad", "--output", "./bad"], {"bad": b"1\ta\n"}, 2, "is the file of --topics"),
     "output-over-qrels": (["--qrels", "bad", "--output", "bad"], {"bad": b"1 0 d 1\n"}, 2, "is the file of --qrels"),
