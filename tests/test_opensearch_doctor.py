@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from colbert_rerank.opensearch_rerank.doctor import Finding, asked_from_here
+from colbert_rerank.opensearch_rerank.findings import Finding
+from colbert_rerank.opensearch_rerank.service import NotToldError, asked_from_here, mismatch, store_origin
+from colbert_rerank.types import OPENSEARCH, QUALIFIED, Origin
 
 TOKEN = "a-token-of-the-service-of-tests"
 
@@ -87,3 +89,43 @@ def test_what_it_says(status: int, body: bytes, state: str, words: str) -> None:
     with answering(status, body) as (url, _):
         found = ask(url)
     assert (found.state, words in found.message) == (state, True), found
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b"", "it tells only with its token"),
+        (404, b"", "it answers 404"),
+        (302, b"", "it answers 302"),
+        (200, b"<html>", "it cannot be asked from here"),
+        (200, b"[]", "or is of another version"),
+        (200, b'{"stores": [{"name": "s"}]}', "or is of another version"),
+        (200, b'{"stores": [{"name": "other", "origin": null}]}', "it has no such store"),
+        (200, b'{"stores": [{"name": "s", "origin": {"kind": "k", "name": "a,b", "uuid": "u"}}]}', "not one of ours"),
+    ],
+)
+def test_an_origin_that_is_not_told(status: int, body: bytes, words: str) -> None:
+    with answering(status, body, location="http://127.0.0.1:1/") as (url, _), pytest.raises(NotToldError, match=words):
+        store_origin(url.partition("/v1")[0], "s", TOKEN)
+    with pytest.raises(NotToldError, match="it cannot be asked from here"):
+        store_origin("http://127.0.0.1:1", "s", "")
+
+
+def test_an_origin_that_is_told() -> None:
+    body = (
+        b'{"stores": [{"name": "b", "origin": null}, {"name": "s", "origin": {"kind": "k", "name": "n", "uuid": "u"}}]}'
+    )
+    with answering(200, body) as (url, asked):
+        assert store_origin(url.partition("/v1")[0], "s", TOKEN) == Origin("k", "n", "u")
+        assert store_origin(url.partition("/v1")[0], "b", "") is None
+    assert asked == [f"Bearer {TOKEN}", ""]
+
+
+def test_a_store_and_an_index_that_belong_together() -> None:
+    index = Origin(OPENSEARCH, "cakes", "u1")
+    assert mismatch("s", Origin(OPENSEARCH, "called-otherwise", "u1"), index) == ""
+    both = Origin(QUALIFIED, "a,b", "u1,u2")
+    assert mismatch("s", Origin(QUALIFIED, "b,c", "u2,u3"), both) == ""
+    for other in (None, Origin(OPENSEARCH, "cakes", "u2"), Origin(QUALIFIED, "cakes", "u1")):
+        assert "ids of one mean nothing in the other" in mismatch("s", other, index)
+    assert mismatch("s", Origin(QUALIFIED, "a,b", "u1,u9"), both)

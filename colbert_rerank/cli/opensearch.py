@@ -48,6 +48,9 @@ _text_field = click.option(
     help="Field to search; by default all text, if ours made it.",
 )
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the requests that change something, and send none.")
+_other_index = click.option(
+    "--allow-other-index", is_flag=True, help="Take a store that was made from another index, of the same documents."
+)
 _index = click.option("--index", metavar="NAME", required=True, help="The index, alias or pattern that is searched.")
 
 
@@ -65,6 +68,7 @@ def opensearch() -> None:
 @click.option("--id-field", metavar="NAME", default="", help="Field with the ids; by default doc_id if ours, else _id.")
 @click.option("--add-alias", is_flag=True, help="Add doc_id to the index's mapping, as an alias of _id (changes it).")
 @click.option("--qualified-ids", is_flag=True, help="Send INDEX/ID: of several indices, one store and one connector.")
+@_other_index
 @_text_field
 @click.option(
     "--oversample", metavar="N", default=10, show_default=True, type=click.IntRange(1), help="Re-rank N times the hits."
@@ -96,6 +100,7 @@ def setup(
     id_field: str,
     add_alias: bool,
     qualified_ids: bool,
+    allow_other_index: bool,
     fields: tuple[str, ...],
     oversample: int,
     read_timeout: int,
@@ -117,6 +122,7 @@ def setup(
         --qualified-ids --token-file TOKEN --dry-run
     """
     from colbert_rerank.candidates.doc_id_alias import without_doc_id
+    from colbert_rerank.indices import origin_of
     from colbert_rerank.opensearch_rerank.searched import searched
     from colbert_rerank.opensearch_rerank.setup import Wanted
     from colbert_rerank.opensearch_rerank.setup import setup as run
@@ -131,7 +137,18 @@ def setup(
     if add_alias:
         found = found._replace(id_field=DOC_ID)
     wanted = Wanted(
-        name, service, store, token, found.id_field, oversample, read_timeout, strict, deadline_ms, without_alias
+        name,
+        service,
+        store,
+        token,
+        found.id_field,
+        oversample,
+        read_timeout,
+        strict,
+        deadline_ms,
+        without_alias,
+        origin_of(found.infos, qualified=qualified_ids),
+        allow_other_index,
     )
     for line in run(changes, wanted):
         _say(line, dry_run)
@@ -148,6 +165,7 @@ def setup(
 @_name
 @click.option("--query", metavar="TEXT", default=QUERY, show_default=True, help="What is searched for to try it.")
 @_text_field
+@_other_index
 @click.option(
     "--url", metavar="URL", help="The service, as setup was given it: only there is its token sent from here."
 )
@@ -160,6 +178,7 @@ def doctor(
     name: str,
     query: str,
     fields: tuple[str, ...],
+    allow_other_index: bool,
     url: str | None,
     token_file: Path | None,
     as_json: bool,
@@ -178,7 +197,17 @@ def doctor(
     from colbert_rerank.opensearch_rerank.doctor import examine
 
     service, token = service_url(url) if url else "", service_token(token_file)
-    found = list(examine(server.connect(), name, index, query, fields=fields, service=service, token=token))
+    findings = examine(
+        server.connect(),
+        name,
+        index,
+        query,
+        fields=fields,
+        service=service,
+        token=token,
+        allow_other_index=allow_other_index,
+    )
+    found = list(findings)
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in found], ensure_ascii=False, indent=1))
     else:

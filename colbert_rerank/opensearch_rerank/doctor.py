@@ -7,31 +7,28 @@ pipeline, and what its processors say of themselves is read.
 
 from __future__ import annotations
 
-import http.client
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import opensearchpy
 
 from colbert_rerank.errors import OpenSearchAuthError, OpenSearchError
-from colbert_rerank.indices import window_of
+from colbert_rerank.indices import origin_of, window_of
 from colbert_rerank.opensearch import translated
 from colbert_rerank.opensearch_rerank.endpoint import PRIVATE, TRUSTED, Permissions
 from colbert_rerank.opensearch_rerank.failures import explained, meaning
+from colbert_rerank.opensearch_rerank.findings import Finding
 from colbert_rerank.opensearch_rerank.models import DEPLOYED, predict
 from colbert_rerank.opensearch_rerank.record import pipeline_called, record_of
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
 from colbert_rerank.opensearch_rerank.searched import Searched, searched
+from colbert_rerank.opensearch_rerank.service import NotToldError, asked_from_here, mismatch, store_origin
 from colbert_rerank.opensearch_rerank.setup import missing_plugins
 from mappings import QUALIFIED_ID
 
 SIZE = 10  # hits of the search that is tried
 SHOWN = 3
-PATIENCE = 5.0  # seconds for the service, asked from here
 NO_IDS = ("", "null")  # what the service gets for a document without an id, from _source and from doc values
 
 ADVICE = (
@@ -39,14 +36,6 @@ ADVICE = (
     "pages are not of one ranking: with from and size, as many hits again are re-ranked, those after `from`",
     "read_timeout is in whole seconds; a shorter deadline is for the service to keep: setup --deadline-ms",
 )
-
-
-class Finding(NamedTuple):
-    """``state`` is "note" for what is to be known and is no fault."""
-
-    check: str
-    state: Literal["ok", "wrong", "note"]
-    message: str
 
 
 class Way(NamedTuple):
@@ -69,12 +58,14 @@ def examine(
     fields: Sequence[str] = (),
     service: str = "",
     token: str = "",
+    allow_other_index: bool = False,
 ) -> Iterator[Finding]:
     """Findings about the pipeline ``name``, from the plugins on to the ranks of a ``query`` in ``index``.
 
     ``fields`` are searched. ``token`` is sent to the ``service`` whose URL this is, to ask it from here, too, and to no
-    other that the cluster may name: who can write a connector is not to get it. Changes nothing. Raises OpenSearchError
-    where OpenSearch itself does not answer, and UsageError.
+    other that the cluster may name: who can write a connector is not to get it. ``allow_other_index`` takes a store
+    that was made from another one. Changes nothing. Raises OpenSearchError where OpenSearch itself does not answer, and
+    UsageError.
     """
     changes = Changes(client, dry_run=True)
     if missing := missing_plugins(changes):
@@ -109,6 +100,7 @@ def examine(
     if service and not is_the_service:
         yield Finding("connector", "wrong", f"it calls {way.url}, which is not at {service}: run setup again")
     sent = token if is_the_service else ""
+    yield from _store(way, found_in, sent, allow_other_index)
     yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, sent)
     for advice in ADVICE:
         yield Finding("advice", "note", advice)
@@ -207,6 +199,28 @@ def _indices(client: opensearchpy.OpenSearch, name: str, way: Way, indices: Sear
             )
 
 
+def _store(way: Way, indices: Searched, token: str, allow_other_index: bool) -> Iterator[Finding]:
+    """Whether it was made from what is searched: ids such as "1" are everywhere."""
+    service, found, rest = way.url.partition("/v1/stores/")
+    store = unquote(rest.removesuffix("/rerank"))
+    if not found:
+        return
+    searched_in = origin_of(indices.infos, qualified=way.id_field == QUALIFIED_ID)
+    try:
+        wrong = mismatch(store, store_origin(service, store, token), searched_in)
+    except NotToldError as error:
+        yield Finding(
+            "store", "note", f"whether {store!r} was made from {indices.name} the service does not say: {error}"
+        )
+        return
+    if not wrong:
+        yield Finding("store", "ok", f"{store!r} was made from {indices.name}")
+    elif allow_other_index:
+        yield Finding("store", "note", wrong)
+    else:
+        yield Finding("store", "wrong", f"{wrong}. If one is a copy of the other, say --allow-other-index")
+
+
 def _search(
     client: opensearchpy.OpenSearch, name: str, way: Way, indices: Searched, query: str, token: str
 ) -> Iterator[Finding]:
@@ -248,43 +262,3 @@ def _moved(first: list[str], ranked: list[str], ms: int) -> Finding:
     return Finding(
         "search", "ok", f"re-ranked {len(first)} hits in {ms} ms; ranks before and after: {', '.join(moves)}"
     )
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The service sends nobody elsewhere; who does is not to get its token, nor the query."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def asked_from_here(url: str, query: str, ids: list[str], token: str) -> Finding:
-    """What only the service itself tells: what it had no vectors for, and whether it scored at all."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        return Finding("service", "wrong", f"the connector's address is no http:// or https:// one: {url}")
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
-    body = json.dumps({"query": query, "documents": ids}).encode()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
-    try:
-        request = urllib.request.Request(url, body, headers)
-        with opener.open(request, timeout=PATIENCE) as answer:
-            found = json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            needed = "it refuses this token" if token else "what it lacks it tells only with its token"
-            return Finding("service", "note", f"{needed}: --url URL --token-file FILE")
-        return Finding("service", "wrong", f"it answers {error.code}: {error.read(300).decode(errors='replace')}")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return Finding("service", "note", f"it cannot be asked from here for what it lacks: {error}")
-    if not isinstance(found, dict) or not isinstance(found.get("missing") or [], list):
-        return Finding("service", "wrong", "its answer is not one of ours: is it the service, and of this version?")
-    status, lacking = found.get("status"), found.get("missing")
-    if status == "ok":
-        return Finding("service", "ok", f"it has vectors of all {len(ids)} candidates")
-    if lacking:
-        return Finding(
-            "service",
-            "wrong",
-            f"it has no vectors of {len(lacking)} of {len(ids)} candidates, such as {lacking[0]!r}: ingest or sync the "
-            "store; are its ids those of the index?",
-        )
-    return Finding("service", "wrong", f"its answer is {status}: {found.get('reason', 'it does not say why')}")

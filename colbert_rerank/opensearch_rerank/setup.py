@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import opensearchpy
 
 from colbert_rerank.candidates.doc_id_alias import DOC_ID_ALIAS
-from colbert_rerank.errors import OpenSearchError, UsageError
+from colbert_rerank.errors import OpenSearchError, StoreMismatchError, UsageError
 from colbert_rerank.opensearch import server_url
 from colbert_rerank.opensearch_rerank.endpoint import Permitted, lacking, pattern_of, permit, withdraw
 from colbert_rerank.opensearch_rerank.failures import PRIVATE_ADDRESS, explained
@@ -41,6 +41,8 @@ from colbert_rerank.opensearch_rerank.record import (
     record_of,
 )
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
+from colbert_rerank.opensearch_rerank.service import NotToldError, mismatch, store_origin
+from colbert_rerank.types import Origin
 from mappings import DOC_ID, rerank_connector, rerank_model, rerank_pipeline
 
 PLUGINS = ("opensearch-ml", "opensearch-neural-search")
@@ -52,7 +54,8 @@ _log = logging.getLogger(__name__)
 class Wanted(NamedTuple):
     """``service`` is its URL as OpenSearch reaches it; `mappings.rerank_connector` has the two times.
 
-    The indices ``without_alias`` get ``doc_id`` as an alias of ``_id``.
+    The indices ``without_alias`` get ``doc_id`` as an alias of ``_id``. ``origin`` is what is to be searched: the store
+    has to be made from it, unless ``allow_other_index``. Where it is ``None`` that is not looked at.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Wanted(NamedTuple):
     strict: bool = False
     deadline_ms: int | None = None
     without_alias: Sequence[str] = ()
+    origin: Origin | None = None
+    allow_other_index: bool = False
 
     @property
     def connector(self) -> dict[str, Any]:
@@ -84,7 +89,10 @@ class Wanted(NamedTuple):
 
 
 def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
-    """Make what is missing, and yield a line about each part. Raises OpenSearchError and UsageError."""
+    """Make what is missing, and yield a line about each part.
+
+    Raises OpenSearchError, UsageError, and StoreMismatchError for a store of another index.
+    """
     client = changes.client
     if missing := missing_plugins(changes):
         raise OpenSearchError(
@@ -98,6 +106,8 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
             f"{server_url(client)} has a search pipeline {wanted.name!r} that was not made by this command; choose "
             "another --name"
         )
+    if wanted.origin is not None:
+        yield from _check_store(wanted, wanted.origin)
     with ExitStack() as undo:
         permitted = lacking(changes, wanted.service, wanted.url)
         undo.callback(_quietly, partial(withdraw, changes, permitted))  # also what arrived though no answer came
@@ -137,6 +147,21 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
         changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", _pipeline(wanted, replace(record, patterns=own)))
         for pattern in gone:
             yield f"settings: connectors may not call {pattern} any more"
+
+
+def _check_store(wanted: Wanted, index: Origin) -> Iterator[str]:
+    """Raises StoreMismatchError for a store that was made from another one; whether it was cannot always be told."""
+    try:
+        wrong = mismatch(wanted.store, store_origin(wanted.service, wanted.store, wanted.token), index)
+    except NotToldError as error:
+        yield f"store: whether {wanted.store!r} was made from {index.name} the service does not say: {error}"
+        return
+    if not wrong:
+        yield f"store: {wanted.store!r} was made from {index.name}"
+    elif wanted.allow_other_index:
+        yield f"store: {wrong}, unless one is a copy of the other"
+    else:
+        raise StoreMismatchError(f"{wrong}. If one is a copy of the other, pass --allow-other-index")
 
 
 def _put_back(changes: Changes, name: str, before: Mapping[str, Any] | None, record: Record, undo: ExitStack) -> None:

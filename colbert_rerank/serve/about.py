@@ -14,6 +14,7 @@ from colbert_rerank.serve.bodies import bounded
 from colbert_rerank.serve.dialects import Text
 from colbert_rerank.serve.errors import DOCUMENTED, NotReadyError, json_answer
 from colbert_rerank.serve.service import Service
+from colbert_rerank.types import BM25, Origin
 
 
 class EncodeRequest(BaseModel):
@@ -97,9 +98,15 @@ def _stores(service: Service) -> list[dict[str, Any]]:
             "dim": store.reranker.store.manifest.dim,
             "codec": store.reranker.store.manifest.codec,
             "model": public_name(store.reranker.encoder.checkpoint.name),
+            "origin": _origin(store.reranker.store.manifest.origin),
             "residence": store.reranker.residence.where,
             "stale": store.fault or None,
             "first_stage_away": store.away or None,
         }
         for name, store in service.engine.stores.items()
     ]
+
+
+def _origin(origin: Origin | None) -> dict[str, str] | None:
+    """The search server's index that a store was made from; of the one beside it nobody else knows."""
+    return None if origin is None or origin.kind == BM25 else origin._asdict()

@@ -185,6 +185,7 @@ def test_what_is_here(client: TestClient, reranker: Reranker) -> None:
         reranker.store.manifest.generation,
     )
     assert client.get("/info").json()["stores"] == [store]
+    assert store["origin"] is None, "the index beside it is of no search server"
     assert (store["residence"], store["stale"], store["first_stage_away"]) == ("mmap", None, None)
     assert 'colbert_rerank_store_residence{store="real",where="mmap"} 1.0' in client.get("/metrics").text
     assert [m["id"] for m in client.get("/v1/models").json()["data"]] == [Path(reranker.encoder.checkpoint.name).name]

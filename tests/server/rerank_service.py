@@ -23,7 +23,8 @@ class Asked(NamedTuple):
 
 class RerankService:
     """``scores`` gives a document's, but of those that are ``lacking``; ``token`` has to come. ``status`` and ``text``
-    are an answer of another kind, ``delay`` is in seconds. ``asked`` is what came.
+    are an answer of another kind, ``delay`` is in seconds. ``stores`` are listed, if there are some. ``asked`` is what
+    came.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class RerankService:
         self.scores: Callable[[str], float] = lambda doc_id: float(len(doc_id))
         self.lacking: set[str] = set()
         self.token = ""
+        self.stores: list[dict[str, Any]] = []
         self.status, self.text, self.delay = 200, "", 0.0
         service = self
 
@@ -45,6 +47,15 @@ class RerankService:
                 status, text = service._answer(body["documents"], token)
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def do_GET(self) -> None:
+                token = self.headers.get("authorization", "").removeprefix("Bearer ")
+                known = self.path == "/v1/stores" and service.stores
+                self.send_response(401 if token != service.token else 200 if known else 404)
+                text = json.dumps({"stores": service.stores}).encode()
                 self.send_header("content-length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)

@@ -451,6 +451,27 @@ def test_doctor_finds_it_and_searches_go_on(
     assert ids(node, search) == (["a", "ccc", "bb"] if "lacking" in fault else FIRST)
 
 
+def test_a_store_of_another_index(node: OpenSearchNode, service: RerankService, index: str) -> None:
+    """Which has the same ids, as all have that are numbered."""
+    make_index(node.url, "crt-cakes", DOCS)
+    uuid = get(node, f"/{index}/_settings")[index]["settings"]["index"]["uuid"]
+    service.stores = [{"name": "s", "origin": {"kind": "opensearch", "name": index, "uuid": uuid}}]
+    assert f"store: 's' was made from {index}" in setup(node, service, index).check().err
+    assert f"store: 's' was made from {index}" in doctor(node, index)["ok"]
+    refused = setup(node, service, "crt-cakes").error
+    assert f"'s' was made from OpenSearch index '{index}' (uuid {uuid})" in refused
+    (wrong,) = doctor(node, "crt-cakes")["wrong"]
+    assert wrong.startswith("store: the store 's' was made from")
+    assert "unless one is a copy" in setup(node, service, "crt-cakes", "--allow-other-index").check().err
+    assert doctor(node, "crt-cakes", "--allow-other-index")["wrong"] == []
+    call(node.url, "POST", "/_aliases", {"actions": [{"add": {"index": index, "alias": "crt-alias"}}]})
+    assert doctor(node, "crt-alias")["wrong"] == []
+    service.stores[0]["origin"] = None
+    assert "made from no index" in setup(node, service, index).error
+    service.stores = []
+    assert "the service does not say: it answers 404" in setup(node, service, index).check().err
+
+
 def test_a_service_that_is_gone(node: OpenSearchNode, index: str) -> None:
     with RerankService() as service:
         search = printed_search(setup(node, service, index))
