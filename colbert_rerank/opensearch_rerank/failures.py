@@ -35,6 +35,7 @@ MEANINGS = (
     ("token is needed", "the service wants a token; the connector has none or a wrong one: setup --token-file FILE"),
     ("no store is called", "the service has no store of this name: setup --store NAME, as in `serve --store NAME=DIR`"),
     ("too many requests", "as many requests wait at the service as may (429): `serve --waiting N`, or more services"),
+    ("all that a query may have", "the query is longer than the service takes; it goes unranked"),
     ("Invalid payload", "the query is a JSON object or array, which OpenSearch does not quote; it goes unranked"),
     ("getTotalHits", "the search says track_total_hits: false, which the re-rank processor cannot do without"),
     ("No text documents", "the search found nothing to re-rank, or has size 0"),

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 import colbert_rerank
 from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.serve.bodies import bounded
-from colbert_rerank.serve.dialects import Text
+from colbert_rerank.serve.dialects import QueryText, Text
 from colbert_rerank.serve.errors import DOCUMENTED, NotReadyError, json_answer
 from colbert_rerank.serve.service import Service
 from colbert_rerank.types import BM25, Origin
@@ -22,7 +22,7 @@ class EncodeRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    queries: Annotated[list[Text], Field(max_length=64)] = []
+    queries: Annotated[list[QueryText], Field(max_length=64)] = []
     documents: Annotated[list[Text], Field(max_length=64)] = []
     store: Text | None = None  # whose model encodes them
 

@@ -68,7 +68,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if not found or found[0]["type"] == "json_invalid":
         return refusal("the body is no JSON", 422)
     # Of a value of several types each says what it is not: the one that got furthest knows best.
-    first = max((e for e in found if e["loc"][:3] == found[0]["loc"][:3]), key=lambda e: len(e["loc"]))
+    first = max((e for e in found if e["loc"][:2] == found[0]["loc"][:2]), key=lambda e: len(e["loc"]))
     place = [str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int)]
     named = [part for part in place if part not in ("body", "str", "DocumentIn")]
     return refusal(f"{'.'.join(named) or 'the body'}: {first['msg'].removeprefix('Value error, ')}", 422)

@@ -22,6 +22,9 @@ from colbert_rerank.serve.decimals import decimal
 from colbert_rerank.serve.errors import EmptyError
 from colbert_rerank.serve.jobs import Answer, Asked, Job, Result
 
+# Far more characters than any model reads of a query: to tokenize megabytes would take what others wait for.
+LONGEST_QUERY = 1 << 16
+
 
 def _whole(text: str) -> str:
     if not in_utf8(text):
@@ -29,8 +32,18 @@ def _whole(text: str) -> str:
     return text
 
 
+def _short(query: str) -> str:
+    if len(query) > LONGEST_QUERY:
+        raise ValueError(
+            f"{len(query):,} characters are more than {LONGEST_QUERY:,}, which are all that a query may have"
+        )
+    return query
+
+
 Text = Annotated[str, AfterValidator(_whole)]
+QueryText = Annotated[Text, AfterValidator(_short), Field(json_schema_extra={"maxLength": LONGEST_QUERY})]
 Texts = Annotated[list[Text], Field(fail_fast=True)]
+Queries = Annotated[list[QueryText], Field(fail_fast=True)]
 Count = Annotated[int, Field(ge=0)] | None
 
 
@@ -56,7 +69,7 @@ class Request(BaseModel, ABC):
 class Ranking(Request):
     """One that is answered with the best of the documents."""
 
-    query: Text
+    query: QueryText
     top_n: Count = None
     top_k: Count = None
 
@@ -245,12 +258,12 @@ class VllmRequest(StringsRequest):
 class VllmScoreRequest(Request):
     """One query, under any of the names that it goes by, and a text or several."""
 
-    text_1: Text | Texts | None = None
+    text_1: QueryText | Queries | None = None
     text_2: Text | Texts | None = None
-    queries: Text | Texts | None = None
+    queries: QueryText | Queries | None = None
     documents: Text | Texts | None = None
     items: Text | Texts | None = None
-    data_1: Text | Texts | None = None
+    data_1: QueryText | Queries | None = None
     data_2: Text | Texts | None = None
     model: Text | None = None
 

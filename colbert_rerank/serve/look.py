@@ -11,7 +11,7 @@ from colbert_rerank.errors import InputError
 from colbert_rerank.explanation import Explanation, explain
 from colbert_rerank.request import check_text
 from colbert_rerank.serve.bodies import bounded
-from colbert_rerank.serve.dialects import Text, rounded
+from colbert_rerank.serve.dialects import QueryText, Text, rounded
 from colbert_rerank.serve.errors import DOCUMENTED, json_answer
 from colbert_rerank.serve.jobs import Asked, Job
 from colbert_rerank.serve.service import Service
@@ -36,7 +36,7 @@ HEADERS = {
 class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    query: Text
+    query: QueryText
     k: Annotated[int, Field(ge=1, le=1000)] = 100
     top_n: Annotated[int, Field(ge=1, le=100)] = 10
 
@@ -46,7 +46,7 @@ class ExplainRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    query: Text
+    query: QueryText
     id: Text
     text: Text | None = None
 

@@ -143,6 +143,27 @@ def test_who_wants_nothing_cut_is_refused(
     assert "11 texts are more than 10" in too_many.json()["error"]
 
 
+@pytest.mark.parametrize("path", [*DIALECTS, "/encode", f"{STORE}/search", f"{STORE}/explain"])
+def test_a_query_of_megabytes_is_not_tokenized(client: TestClient, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would take half a minute, whatever its deadline, and all others would wait."""
+    long, docs = "tide " * 200_000, "texts" if "tei" in path else "documents"
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("tokenized")
+
+    monkeypatch.setattr(Encoder, "tokenize_queries", fail)
+    if "score" in path:
+        bodies: list[dict[str, Any]] = [{"data_1": long, "data_2": "a"}, {"queries": [long], "items": "a"}]
+    elif path == "/encode":
+        bodies = [{"queries": [long]}]
+    else:
+        bodies = [{"query": long, docs: ["a"], "id": IDS[0], **dict.fromkeys(("truncate", "truncation"), False)}]
+    for body in bodies:
+        refused = client.post(path, json=body)
+        assert (refused.status_code, "all that a query may have" in refused.json()["error"]) == (422, True)
+        assert len(refused.text) < 1000
+
+
 def test_infinity(client: TestClient, best_first: list[tuple[int, float]]) -> None:
     found = ask(client, f"{STORE}/infinity/rerank", query=QUERY, documents=IDS, return_documents=True, top_n=2)
     assert pairs(found["results"]) == best_first[:2]
