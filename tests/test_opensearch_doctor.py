@@ -81,7 +81,7 @@ def test_an_answer_that_is_not_of_ours(body: bytes) -> None:
         (200, b'{"status": "partial", "missing": ["b"]}', "wrong", "no vectors of 1 of 2 candidates, such as 'b'"),
         (200, b'{"status": "degraded", "missing": null, "reason": "late"}', "wrong", "its answer is degraded: late"),
         (200, b"<html>", "note", "it cannot be asked from here"),
-        (401, b"", "note", "it refuses this token"),
+        (401, b"", "wrong", "the token given here is none of its own"),
         (503, b"busy", "wrong", "it answers 503: busy"),
     ],
 )

@@ -123,16 +123,23 @@ def setup(
     """
     from colbert_rerank.candidates.doc_id_alias import without_doc_id
     from colbert_rerank.indices import origin_of
-    from colbert_rerank.opensearch_rerank.searched import searched
+    from colbert_rerank.opensearch_rerank.searched import beyond_window, searched
     from colbert_rerank.opensearch_rerank.setup import Wanted
     from colbert_rerank.opensearch_rerank.setup import setup as run
     from mappings import DOC_ID
 
     if add_alias and (id_field or qualified_ids):
         raise UsageError("--add-alias makes doc_id, which then is the field with the ids: name no other")
+    if deadline_ms is not None and deadline_ms >= 1000 * read_timeout:
+        raise UsageError(
+            f"--deadline-ms {deadline_ms}: OpenSearch waits {read_timeout} s for an answer (--read-timeout); a "
+            "deadline has to be below that"
+        )
     service, token = service_url(url), service_token(token_file)
     changes = _changes(server, dry_run)
     found = searched(changes.client, index, id_field=id_field, fields=fields, qualified=qualified_ids)
+    if too_many := beyond_window(found.infos, oversample):
+        raise UsageError(f"--oversample {oversample}: {too_many}")
     without_alias = without_doc_id(changes.client, index) if add_alias else []
     if add_alias:
         found = found._replace(id_field=DOC_ID)

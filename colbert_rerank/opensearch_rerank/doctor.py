@@ -7,6 +7,7 @@ pipeline, and what its processors say of themselves is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 import opensearchpy
 
 from colbert_rerank.errors import OpenSearchAuthError, OpenSearchError
-from colbert_rerank.indices import origin_of, window_of
+from colbert_rerank.indices import origin_of
 from colbert_rerank.opensearch import translated
 from colbert_rerank.opensearch_rerank.endpoint import PRIVATE, TRUSTED, Permissions
 from colbert_rerank.opensearch_rerank.failures import explained, meaning
@@ -22,20 +23,21 @@ from colbert_rerank.opensearch_rerank.findings import Finding
 from colbert_rerank.opensearch_rerank.models import DEPLOYED, predict
 from colbert_rerank.opensearch_rerank.record import pipeline_called, record_of
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
-from colbert_rerank.opensearch_rerank.searched import Searched, searched
+from colbert_rerank.opensearch_rerank.searched import SIZE, Searched, beyond_window, searched
 from colbert_rerank.opensearch_rerank.service import NotToldError, asked_from_here, mismatch, store_origin
 from colbert_rerank.opensearch_rerank.setup import missing_plugins
+from colbert_rerank.rerank import unscored_scores
+from colbert_rerank.scoring import UNSCORED_STEP
 from mappings import QUALIFIED_ID
 
-SIZE = 10  # hits of the search that is tried
 SHOWN = 3
 NO_IDS = ("", "null")  # what the service gets for a document without an id, from _source and from doc values
 
 ADVICE = (
     "a search with track_total_hits: false is not re-ranked; a number there is right",
     "pages are not of one ranking: with from and size, as many hits again are re-ranked, those after `from`",
-    "read_timeout is in whole seconds; a shorter deadline is for the service to keep: setup --deadline-ms",
 )
+DEADLINE = "read_timeout is in whole seconds; a shorter deadline is for the service to keep: setup --deadline-ms"
 
 
 class Way(NamedTuple):
@@ -46,7 +48,7 @@ class Way(NamedTuple):
     oversample: float
     ignore_failure: bool
     url: str = ""
-    read_timeout: str = ""
+    deadline_ms: int | None = None
 
 
 def examine(
@@ -88,21 +90,27 @@ def examine(
     way = onward
     yield from _settings(client, way)
     record = record_of(pipeline)
-    if token and record is not None and not record.has_token(token):
-        yield Finding("connector", "wrong", "it was made with another token: run setup again with --token-file")
+    has_another = bool(token) and record is not None and not record.has_token(token)
     try:
         predict(changes, way.model)
         yield Finding("predict", "ok", f"OpenSearch reaches {way.url}")
+        if has_another:
+            yield Finding("token", "note", "the connector has another than that given here, and the service takes it")
     except OpenSearchError as error:
         yield Finding("predict", "wrong", explained(error))
+        if has_another:
+            yield Finding("connector", "wrong", "it was made with another token: run setup again with --token-file")
     yield from _indices(client, name, way, found_in)
     is_the_service = way.url.startswith(f"{service}/") if service else False
     if service and not is_the_service:
         yield Finding("connector", "wrong", f"it calls {way.url}, which is not at {service}: run setup again")
     sent = token if is_the_service else ""
     yield from _store(way, found_in, sent, allow_other_index)
-    yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, sent)
-    for advice in ADVICE:
+    try:
+        yield from _search(client, name, way, found_in._replace(id_field=way.id_field), query, sent)
+    except OpenSearchError as error:
+        yield Finding("search", "wrong", f"it fails, re-ranked or not: {error}")
+    for advice in ADVICE if way.deadline_ms is not None else (*ADVICE, DEADLINE):
         yield Finding("advice", "note", advice)
 
 
@@ -150,8 +158,8 @@ def _connector(client: opensearchpy.OpenSearch, way: Way) -> Way | Finding:
     if connector is None:
         return Finding("connector", "wrong", "it is gone: run `colbert-rerank opensearch setup` again")
     (action, *_) = connector.get("actions") or [{}]
-    timeout = (connector.get("client_config") or {}).get("read_timeout", "")
-    return way._replace(url=str(action.get("url", "")), read_timeout=str(timeout))
+    deadline = re.search(r'"deadline_ms": *(\d+)', str(action.get("request_body", "")))
+    return way._replace(url=str(action.get("url", "")), deadline_ms=int(deadline[1]) if deadline else None)
 
 
 def _settings(client: opensearchpy.OpenSearch, way: Way) -> Iterator[Finding]:
@@ -191,12 +199,8 @@ def _indices(client: opensearchpy.OpenSearch, name: str, way: Way, indices: Sear
             yield Finding("index", "note", f"{info.name}: searches without ext.rerank ask for more hits for nothing")
         elif default not in (None, "_none"):
             yield Finding("index", "note", f"{info.name}: {default} is its default; name {name} in each search")
-        if SIZE * way.oversample > window_of(info):
-            yield Finding(
-                "index",
-                "wrong",
-                f"{info.name}: {SIZE} hits times {way.oversample:g} are more than a search may ask for",
-            )
+    if too_many := beyond_window(indices.infos, way.oversample):
+        yield Finding("index", "wrong", f"{too_many}: run setup with another --oversample")
 
 
 def _store(way: Way, indices: Searched, token: str, allow_other_index: bool) -> Iterator[Finding]:
@@ -233,7 +237,7 @@ def _search(
         after = client.search(index=indices.name, body=indices.body(query, SIZE), params=through)
     first = [_id_of(hit, way.id_field) for hit in before["hits"]["hits"]]
     if not first:
-        yield Finding("search", "note", f"nothing is found for {query!r}: try another --query")
+        yield Finding("search", "wrong", f"nothing is found for {query!r}, so nothing was tried: give another --query")
         return
     said: dict[str, Any] = next(
         (p for p in after.get("processor_results") or [] if p.get("processor_name") == "rerank"), {}
@@ -241,12 +245,11 @@ def _search(
     if said.get("status") != "success":
         yield Finding("search", "wrong", f"re-ranking failed: {meaning(str(said.get('error', 'it says nothing')))}")
     else:
-        ranked = [_id_of(hit, way.id_field) for hit in after["hits"]["hits"]]
-        yield _moved(first, ranked, int(said.get("duration_millis", 0)))
+        yield _ranked(first, after["hits"]["hits"], way.id_field, int(said.get("duration_millis", 0)))
     nameless = sum(doc_id in NO_IDS for doc_id in first)
     if nameless:
         yield Finding("search", "wrong", f"{nameless} of {len(first)} hits come without an id in {way.id_field!r}")
-    yield asked_from_here(way.url, query, first, token)
+    yield asked_from_here(way.url, query, first, token, way.deadline_ms)
 
 
 def _id_of(hit: Mapping[str, Any], id_field: str) -> str:
@@ -254,9 +257,14 @@ def _id_of(hit: Mapping[str, Any], id_field: str) -> str:
     return str(values[0])
 
 
-def _moved(first: list[str], ranked: list[str], ms: int) -> Finding:
+def _ranked(first: list[str], hits: Sequence[Mapping[str, Any]], id_field: str, ms: int) -> Finding:
+    """What became of the ``first`` order; where all that the service gave were scores that keep it, nothing."""
+    ranked, scores = [_id_of(hit, id_field) for hit in hits], [float(hit.get("_score") or 0) for hit in hits]
     place = {doc_id: n for n, doc_id in enumerate(first, 1)}
     if ranked == first[: len(ranked)]:
+        if max(abs(a - b) for a, b in zip(scores, unscored_scores(0.0, len(scores)), strict=True)) < UNSCORED_STEP / 10:
+            why = "is its deadline too short, or is none of them in its store?"
+            return Finding("search", "wrong", f"not re-ranked: the service scored none of the hits; {why}")
         return Finding("search", "note", f"re-ranked in {ms} ms, and the order is the same; try another --query")
     moves = [f"{doc_id!r} {place.get(doc_id, '?')} -> {n}" for n, doc_id in enumerate(ranked[:SHOWN], 1)]
     return Finding(

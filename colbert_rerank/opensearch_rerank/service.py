@@ -52,16 +52,18 @@ def mismatch(store: str, origin: Origin | None, index: Origin) -> str:
     )
 
 
-def asked_from_here(url: str, query: str, ids: list[str], token: str) -> Finding:
-    """What only the service itself tells: what it had no vectors for, and whether it scored at all."""
+def asked_from_here(url: str, query: str, ids: list[str], token: str, deadline_ms: int | None = None) -> Finding:
+    """What only the service itself tells: what it had no vectors for, and whether it scored at all, in that time."""
     if urlsplit(url).scheme not in ("http", "https"):
         return Finding("service", "wrong", f"the connector's address is no http:// or https:// one: {url}")
     try:
-        found = _answer(url, token, {"query": query, "documents": ids})
+        limit = {} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        found = _answer(url, token, {"query": query, "documents": ids, **limit})
     except urllib.error.HTTPError as error:
         if error.code == 401:
-            needed = "it refuses this token" if token else "what it lacks it tells only with its token"
-            return Finding("service", "note", f"{needed}: --url URL --token-file FILE")
+            if token:
+                return Finding("service", "wrong", "the token given here is none of its own: --token-file FILE")
+            return Finding("service", "note", "what it lacks it tells only with its token: --url URL --token-file FILE")
         return Finding("service", "wrong", f"it answers {error.code}: {error.read(300).decode(errors='replace')}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return Finding("service", "note", f"it cannot be asked from here for what it lacks: {error}")

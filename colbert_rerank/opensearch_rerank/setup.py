@@ -252,7 +252,10 @@ def _make(changes: Changes, wanted: Wanted, undo: ExitStack) -> Generator[str, N
     undo.callback(_quietly, partial(remove, changes, Made(connector, (model,))))
     await_state(changes, model, lambda state: state == DEPLOYED)
     yield f"model {model} is made and deployed"
-    _check_answers(changes, model, wanted)
+    try:
+        _check_answers(changes, model, wanted)
+    except OpenSearchError as error:
+        raise OpenSearchError(f"{error}. What was made for it is taken away again") from error
     yield "the service answers OpenSearch"
     return connector, model
 
@@ -274,7 +277,7 @@ def _check_answers(changes: Changes, model: str, wanted: Wanted, *, redeploy: bo
             deploy(changes, model)
             _check_answers(changes, model, wanted)
             return
-        raise OpenSearchError(f"{wanted.url}: {explained(error)}. What was made for it is taken away again") from error
+        raise OpenSearchError(f"{wanted.url}: {explained(error)}") from error
 
 
 def _quietly(work: Callable[[], object]) -> None:

@@ -23,8 +23,8 @@ class Asked(NamedTuple):
 
 class RerankService:
     """``scores`` gives a document's, but of those that are ``lacking``; ``token`` has to come. ``status`` and ``text``
-    are an answer of another kind, ``delay`` is in seconds. ``stores`` are listed, if there are some. ``asked`` is what
-    came.
+    are an answer of another kind, ``delay`` is in seconds. With a deadline of less than ``needs`` nothing is scored.
+    ``stores`` are listed, if there are some. ``asked`` is what came.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class RerankService:
         self.scores: Callable[[str], float] = lambda doc_id: float(len(doc_id))
         self.lacking: set[str] = set()
         self.token = ""
+        self.needs = 0  # milliseconds
         self.stores: list[dict[str, Any]] = []
         self.status, self.text, self.delay = 200, "", 0.0
         service = self
@@ -44,7 +45,7 @@ class RerankService:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 token = self.headers.get("authorization", "").removeprefix("Bearer ")
                 service.asked.append(Asked(self.path, token, body["query"], body["documents"], body.get("deadline_ms")))
-                status, text = service._answer(body["documents"], token)
+                status, text = service._answer(body["documents"], token, body.get("deadline_ms"))
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(text)))
@@ -86,12 +87,16 @@ class RerankService:
         self._server.server_close()
         self._thread.join()
 
-    def _answer(self, documents: list[str], token: str) -> tuple[int, bytes]:
+    def _answer(self, documents: list[str], token: str, deadline_ms: int | None) -> tuple[int, bytes]:
         time.sleep(self.delay)
         if token != self.token:
             return 401, b'{"message": "a token is needed"}'
         if self.text or self.status != 200:
             return self.status, self.text.encode()
+        if deadline_ms is not None and deadline_ms < self.needs:
+            results = [{"index": n, "relevance_score": -1.0 - n / 1000} for n in range(len(documents))]
+            found = {"results": results, "status": "degraded", "missing": [], "reason": "the deadline passed"}
+            return 200, json.dumps(found).encode()
         known = [(i, d) for i, d in enumerate(documents) if d not in self.lacking]
         results = [{"index": i, "relevance_score": float(f"{self.scores(d):.6f}")} for i, d in known]
         results.sort(key=lambda r: -r["relevance_score"])

@@ -472,6 +472,78 @@ def test_a_store_of_another_index(node: OpenSearchNode, service: RerankService, 
     assert "the service does not say: it answers 404" in setup(node, service, index).check().err
 
 
+def test_what_is_not_scored_is_not_called_re_ranked(
+    node: OpenSearchNode, service: RerankService, index: str, tmp_path: Path
+) -> None:
+    """The answer keeps the first order with scores that mean nothing, and so is one that OpenSearch is content with."""
+    service.token, service.needs = TOKEN, 5
+    (tmp_path / "token").write_text(TOKEN)
+    given = ("--token-file", tmp_path / "token")
+    setup(node, service, index, *given, "--deadline-ms", 1).check()
+    found = doctor(node, index)
+    assert any("not re-ranked: the service scored none of the hits" in line for line in found["wrong"])
+    assert not any("a shorter deadline" in line for line in found["note"]), "it has one"
+    found = doctor(node, index, *given, "--url", service.url)
+    assert "service: its answer is degraded: the deadline passed" in found["wrong"]
+    assert service.asked[-1].deadline_ms == 1, "as the connector says"
+
+
+def test_a_token_that_is_not_the_service_s(
+    node: OpenSearchNode, service: RerankService, index: str, tmp_path: Path
+) -> None:
+    service.token = TOKEN
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "other").write_text(f"another-{TOKEN}")
+    setup(node, service, index, "--token-file", tmp_path / "token").check()
+    found = doctor(node, index, "--token-file", tmp_path / "other", "--url", service.url)
+    assert found["wrong"] == ["service: the token given here is none of its own: --token-file FILE"]
+    assert any("the service takes it" in line for line in found["note"])
+
+
+def test_a_setup_that_makes_nothing_takes_nothing_away(
+    node: OpenSearchNode, service: RerankService, index: str
+) -> None:
+    setup(node, service, index).check()
+    service.status, service.text = 500, "{}"
+    assert "taken away" not in setup(node, service, index).error
+    assert leftovers(node) == (1, 1)
+
+
+def test_more_hits_than_a_search_may_ask_for(node: OpenSearchNode, service: RerankService, index: str) -> None:
+    refused = setup(node, service, index, "--oversample", 2000).error
+    assert f"--oversample 2000: {index}: 2000 times 10 hits" in refused
+    assert "index.max_result_window, 10,000" in refused
+    setup(node, service, index, "--oversample", 20).check()
+    call(node.url, "PUT", f"/{index}/_settings", {"index.max_result_window": 100})
+    (beyond, fails) = doctor(node, index)["wrong"]
+    assert beyond.startswith(f"index: {index}: 20 times 10 hits")
+    assert fails.startswith("search: it fails, re-ranked or not: ")
+    assert "Result window is too large" in fails
+
+
+def test_fields_that_cannot_be_used(node: OpenSearchNode, service: RerankService) -> None:
+    text = {"type": "text", "fields": {"raw": {"type": "keyword"}}}
+    properties = {"text": text, "sum": {"type": "keyword", "doc_values": False}, "row": {"properties": {"id": text}}}
+    mappings = {"properties": {**properties, "same": {"type": "alias", "path": "text"}}}
+    make_index(node.url, "crt-fields", DOCS, mappings=mappings)
+    for name in ("text", "sum", "row", "row.id", "same"):
+        refused = setup(node, service, "crt-fields", "--id-field", name).error
+        assert f"the field '{name}' is of type" in refused
+        assert "has no doc values" in refused
+    assert "there is no field 'nosuch' to search" in setup(node, service, "crt-fields", "--text-field", "nosuch").error
+    fields = ("--text-field", "text^2", "--text-field", "row.*", "--text-field", "same")
+    setup(node, service, "crt-fields", "--id-field", "text.raw", *fields).check()
+    asked = ("--opensearch", node.url, "--index", "crt-fields", "--text-field", "nosuch")
+    assert "there is no field 'nosuch'" in invoke("opensearch", "doctor", *asked).error
+
+
+def test_where_nothing_is_found_nothing_was_tried(node: OpenSearchNode, service: RerankService, index: str) -> None:
+    setup(node, service, index).check()
+    assert doctor(node, index, "--query", "zebra")["wrong"] == [
+        "search: nothing is found for 'zebra', so nothing was tried: give another --query"
+    ]
+
+
 def test_a_service_that_is_gone(node: OpenSearchNode, index: str) -> None:
     with RerankService() as service:
         search = printed_search(setup(node, service, index))
@@ -519,11 +591,12 @@ def test_what_is_gone_is_made_again(node: OpenSearchNode, service: RerankService
         (("--url", "http://me:secret@host"), "no user goes into it"),
         (("--url", "http://host/${x}"), "a $ in a URL"),
         (("--url", "host:80"), "must begin with http:// or https://"),
+        (("--deadline-ms", 2000, "--read-timeout", 2), "a deadline has to be below that"),
         (("--add-alias", "--id-field", "x"), "name no other"),
         (("--add-alias", "--qualified-ids"), "name no other"),
     ],
 )
-def test_what_makes_no_sense(options: tuple[str, ...], message: str) -> None:
+def test_what_makes_no_sense(options: tuple[object, ...], message: str) -> None:
     given = ["--opensearch", "http://127.0.0.1:1", "--url", "http://host", "--store", "s", "--index", "i"]
     assert message in invoke("opensearch", "setup", *given, *options).error
 
