@@ -20,9 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("colbert_rerank.cli")
 _PACKAGES = ("colbert_rerank", "ingest")
-# Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for; to learn takes long.
+# Whose infos are shown without --verbose: `binding` answers what --allow-other-index asks for; to learn takes long; and
+# what becomes of a service is told by nothing else.
 _BINDING = "colbert_rerank.binding"
-_SPOKEN = (_log.name, _BINDING, "colbert_rerank.store.codebook")
+_SERVING = ("colbert_rerank.serve.stores", "colbert_rerank.serve.running")
+_SPOKEN = (_log.name, _BINDING, "colbert_rerank.store.codebook", *_SERVING)
 _NOTICE = logging.ERROR + 5
 logging.addLevelName(_NOTICE, "NOTICE")
 

@@ -38,9 +38,13 @@ def about(service: Service) -> APIRouter:
 
     @router.get("/readyz", tags=["health"])
     async def readyz() -> Response:
-        """Whether it can re-rank: 503 before it has begun, and from the moment it is told to end."""
+        """Whether it can re-rank: 503 before it has begun, from the moment it is told to end, and with no store that
+        can be read.
+        """
         if not (service.ready and engine.alive):
-            raise NotReadyError
+            raise NotReadyError("it is starting, or ending")
+        if all(store.damage for store in engine.stores.values()):
+            raise NotReadyError("all of its stores are damaged")
         return json_answer({"status": "ok"})
 
     @router.get("/metrics", tags=["about"], response_class=PlainTextResponse)
@@ -101,6 +105,7 @@ def _stores(service: Service) -> list[dict[str, Any]]:
             "origin": _origin(store.reranker.store.manifest.origin),
             "residence": store.reranker.residence.where,
             "stale": store.fault or None,
+            "damaged": store.damage or None,
             "first_stage_away": store.away or None,
         }
         for name, store in service.engine.stores.items()

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from colbert_rerank.encoder import QUERY_BATCH, Encoder
-from colbert_rerank.errors import UsageError
+from colbert_rerank.errors import StoreCorruptError, UsageError
 from colbert_rerank.request import check_text
 from colbert_rerank.serve.jobs import Job, Progress
 from colbert_rerank.serve.rankers import Ranker, TextRanker
@@ -159,7 +159,7 @@ class Engine:
 
     def _answer(self, batch: Batch) -> None:
         """It, and a part of what was begun before: neither this nor what comes meanwhile waits for ever."""
-        for run in self._encoded([Run(job, self.ranker(job.store), self._ending) for job in batch.jobs]):
+        for run in self._encoded([self._run(job) for job in batch.jobs]):
             self._go_on(run)
         for aside in batch.asides:
             self._do(aside)
@@ -167,6 +167,13 @@ class Engine:
             self._observe(batch)
         if self._begun:
             self._go_on(self._begun.popleft())
+
+    def _run(self, job: Job) -> Run:
+        return Run(job, self.ranker(job.store), self._ending, self._damaged)
+
+    def _damaged(self, job: Job, ranker: Ranker, error: StoreCorruptError) -> None:
+        if job.store is not None:
+            self.served(job.store).note(ranker, error)
 
     def _next(self) -> Batch | None:
         """The next requests, if there are some, but for those that were given up; ``None`` when all is done."""

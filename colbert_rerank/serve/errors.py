@@ -55,8 +55,8 @@ class ElsewhereError(Exception):
 
 
 class NotReadyError(Exception):
-    def __init__(self) -> None:
-        super().__init__("not ready: it is starting, or ending")
+    def __init__(self, why: str) -> None:
+        super().__init__(f"not ready: {why}")
 
 
 class Refusal(BaseModel):

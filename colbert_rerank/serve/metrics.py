@@ -78,7 +78,8 @@ class _Held(Collector):
             for name, text in (
                 ("generation", "The generation that is served."),
                 ("documents", "Documents in it."),
-                ("stale", "1 where the newest generation could not be opened."),
+                ("stale", "1 where what is in its folder by now is not what is served."),
+                ("damaged", "1 where scoring found its files damaged."),
                 ("away", "1 where its first stage cannot be reached, so that it is not searched by text."),
                 ("hot", "Documents whose vectors were in the GPU's memory, of those read."),
                 ("read", "Documents read."),
@@ -92,6 +93,7 @@ class _Held(Collector):
             found["generation"].add_metric([name], store.generation)
             found["documents"].add_metric([name], len(reranker.store))
             found["stale"].add_metric([name], bool(store.fault))
+            found["damaged"].add_metric([name], bool(store.damage))
             found["away"].add_metric([name], bool(store.away))
             found["hot"].add_metric([name], reranker.report.hot)
             found["read"].add_metric([name], reranker.report.read)

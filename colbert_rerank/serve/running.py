@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,8 @@ except ModuleNotFoundError as error:
 
 KEEP_ALIVE = 75  # seconds; OpenSearch keeps idle connections for 5, and none is to be closed while it is used
 BACKLOG = 2048  # connections that wait to be accepted
+_log = logging.getLogger(__name__)
+
 LAST = 1  # seconds, of the grace, in which what is not done is answered by what is known of it
 
 
@@ -49,8 +52,10 @@ class _Server(uvicorn.Server):
         self._grace = grace
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        _log.info("told to end: what is under way has %d seconds", self._grace)
         asyncio.get_running_loop().call_later(max(0, self._grace - LAST), self._engine.hurry)
         await super().shutdown(sockets)
+        _log.info("ended")
 
 
 def run(

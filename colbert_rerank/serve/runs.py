@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from threading import Event
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from colbert_rerank.checkpoints.location import public_name
 from colbert_rerank.encoder import Tokens
-from colbert_rerank.errors import InputError, MissingVectorsError, UsageError
+from colbert_rerank.errors import InputError, MissingVectorsError, StoreCorruptError, UsageError
 from colbert_rerank.serve.jobs import Job, Progress, Source, answered
 from colbert_rerank.serve.rankers import Ranker, TextRanker, passes
 
@@ -26,13 +26,19 @@ _log = logging.getLogger(__name__)
 
 
 class Run:
-    """By one generation of the job's store, whatever is written meanwhile. Once it is ``ending`` no more is done."""
+    """By one generation of the job's store, whatever is written meanwhile. Once it is ``ending`` no more is done.
 
-    def __init__(self, job: Job, ranker: Ranker, ending: Event) -> None:
+    ``damaged`` is told where that cannot be read.
+    """
+
+    def __init__(
+        self, job: Job, ranker: Ranker, ending: Event, damaged: Callable[[Job, Ranker, StoreCorruptError], None]
+    ) -> None:
         self.job = job
         self.ranker = ranker
         self.seconds = 0.0  # that it took so far
         self._ending = ending
+        self._damaged = damaged
         self._timings = {"queue": 1000 * (time.perf_counter() - job.arrived)}
         self._scores: dict[int, tuple[float, Source]] = {}
         self._lacking: set[int] = set()
@@ -74,7 +80,11 @@ class Run:
         if isinstance(error, (InputError, UsageError, MissingVectorsError)):
             self.job.answer.set_exception(error)
             return
-        _log.error("scoring failed: %s", type(error).__name__, extra={"store": self.job.store})
+        if isinstance(error, StoreCorruptError):
+            self._damaged(self.job, self.ranker, error)
+        else:
+            of = f"store {self.job.store}" if self.job.store is not None else "texts"
+            _log.error("scoring failed, of %s: %s", of, type(error).__name__)
         self.finish(f"scoring failed: {type(error).__name__}")
 
     def _work(self, Q: npt.NDArray[np.float32]) -> Generator[None, None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.errors import OpenSearchError, OpenSearchUnreachableError, UsageError
+from colbert_rerank.errors import (
+    ColbertRerankError,
+    OpenSearchError,
+    OpenSearchUnreachableError,
+    StoreCorruptError,
+    StoreMismatchError,
+    UsageError,
+)
 from colbert_rerank.rerank import Reranker
 from colbert_rerank.store import Store
 from colbert_rerank.types import Candidates, Query, ScoredDoc
@@ -19,6 +27,8 @@ from colbert_rerank.types import Candidates, Query, ScoredDoc
 # Seconds that requests have to be done with a generation before another one takes its place on a GPU.
 PATIENCE = 60.0
 MAPPED = {"resident": "mmap", "memory_budget": 0}
+
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/]+/)*")  # up to the last part of a path
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +69,8 @@ class ServedStore:
         first_stage: FirstStage | None = None,
     ) -> None:
         self.name = name
-        self.fault = ""  # why the newest generation is not the one that is served
+        self.fault = ""  # why what is in its folder is not what is served
+        self.damage = ""  # what of its files scoring ran into, until a newer generation is served
         self._encoder = encoder
         self._options = dict(options)
         self._first_stage = first_stage
@@ -99,25 +110,53 @@ class ServedStore:
     def refresh(self) -> bool:
         """Whether there was a newer generation, which is served from now on.
 
-        One that cannot be (of another model, damaged, gone) is left alone, and `fault` says so; nothing is raised.
+        One that cannot be (of another model, damaged, gone) is left alone, and so is an older one and another store;
+        `fault` says why. Nothing is raised.
         """
         fault, newer = "", False
         try:
             newest = self.reranker.store.refresh()
             if newest is not self.reranker.store:
+                self._check(newest)
                 self._replace(newest)
-                newer = True
+                newer, self.damage = True, ""
                 _log.info("store %s: generation %s is served now", self.name, self.generation)
             if self._replaced is not None:
                 self._place(self._replaced)
             if self._first_stage is not None and self.away:
                 self._look_for(self._first_stage)
         except Exception as error:  # of ours, of the system, of h5py, of torch: whatever it is, the old one goes on
-            fault = type(error).__name__
+            fault = self._told(error)
             if fault != self.fault:
                 _log.error("store %s stays at generation %s: %s", self.name, self.generation, fault)
+        if self.fault and not fault:
+            _log.info("store %s: generation %s is what is in its folder again", self.name, self.generation)
         self.fault = fault
         return newer
+
+    def note(self, reranker: Any, error: StoreCorruptError) -> None:
+        """That scoring by this generation found files damaged."""
+        if reranker is self.reranker and not self.damage:
+            self.damage = self._told(error)
+            _log.error("store %s, generation %s, is damaged: %s", self.name, self.generation, self.damage)
+
+    def _told(self, error: Exception) -> str:
+        """Its kind, and of what is ours the message, without where this machine keeps things."""
+        if not isinstance(error, ColbertRerankError):
+            return type(error).__name__
+        message = str(error).replace(str(self.reranker.store.folder), self.name)
+        return f"{type(error).__name__}: {_FOLDERS.sub('', message)}"
+
+    def _check(self, newest: Store) -> None:
+        """Raises StoreMismatchError for what is no newer generation of this store."""
+        ours, theirs = self.reranker.store.manifest, newest.manifest
+        if theirs.store_id != ours.store_id:
+            raise StoreMismatchError("another store is in its folder now; to have it served, start the service again")
+        if theirs.generation < ours.generation:
+            raise StoreMismatchError(
+                f"the older generation {theirs.generation} is in its folder now; to have it served, start the service "
+                "again"
+            )
 
     def _replace(self, newest: Store) -> None:
         """A GPU has seldom room for two generations: there the new one is first served from the map of its files."""

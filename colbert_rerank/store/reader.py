@@ -89,8 +89,12 @@ class Store:
         return len(self.index)
 
     def refresh(self) -> Store:
-        """The newest generation: this store where there is no newer one, which stays readable all the same."""
-        if manifests.load(self.folder).generation == self.manifest.generation:
+        """What is in the folder by now, and where that is what this is, this one, which stays readable all the same.
+
+        As a rule that is a newer generation; it is for the caller to see that it is of the same store.
+        """
+        found = manifests.load(self.folder)
+        if (found.store_id, found.generation) == (self.manifest.store_id, self.manifest.generation):
             return self
         return Store.open(self.folder, verify=self.verify)
 

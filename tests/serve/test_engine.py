@@ -208,7 +208,7 @@ def test_a_new_generation_is_served_without_a_pause(tmp_path: Path, tiny_encoder
 def test_a_generation_that_cannot_be_served_is_left_alone(
     tmp_path: Path, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The folder is replaced by a store of another model."""
+    """The folder is replaced by another store, which has more generations."""
     store = ingested(tmp_path / "store", tiny_encoder, documents(10))
     served = ServedStore("real", store, tiny_encoder, {})
     other = Encoder.load(str(tiny_checkpoint(tmp_path / "other", tiny_weights(5))), device="cpu")
@@ -217,12 +217,12 @@ def test_a_generation_that_cannot_be_served_is_left_alone(
     (tmp_path / "store").rename(tmp_path / "old")
     (tmp_path / "new").rename(tmp_path / "store")
     assert not served.refresh()
-    assert served.fault == "StoreMismatchError"
+    assert served.fault.startswith("StoreMismatchError: another store is in its folder now")
     assert "stays at generation" in caplog.text
     assert np.isfinite(served.reranker.score(tiny_encoder.encode_queries(["a"])[0], IDS[:10])).all()
     (tmp_path / "store").rename(tmp_path / "new")
     assert not served.refresh()
-    assert served.fault == "StoreNotFoundError"
+    assert served.fault.startswith("StoreNotFoundError: real: no store here")
     (tmp_path / "old").rename(tmp_path / "store")
     assert not served.refresh()
     assert not served.fault

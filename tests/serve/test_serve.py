@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +24,21 @@ from tests.serve.running import WAIT, running
 IDS = [d.doc_id for d in documents(40)]
 
 
-def test_it_answers_and_ends_when_it_is_told_to(folder: Path) -> None:
-    with running(folder) as service:
+def test_it_answers_and_ends_when_it_is_told_to(folder: Path, tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """And its log tells of what became of it meanwhile."""
+    shutil.copytree(folder, tmp_path / "own")
+    with running(tmp_path / "own", "--refresh", "0.1") as service:
+        assert service.process.stderr is not None
         assert "no token is needed: real (40 documents)" in service.said
         assert service.ask({"query": queries(1)[0].text, "documents": IDS})[1]["scored"] == 40
+        newest = ingested(tmp_path / "own", tiny_encoder, documents(41)).manifest.generation
+        deadline = time.monotonic() + WAIT
+        while f'store_generation{{store="real"}} {newest}.0' not in service.metrics() and time.monotonic() < deadline:
+            time.sleep(0.05)
         service.process.send_signal(signal.SIGTERM)
+        *_, served, told, ended = service.process.stderr.read().splitlines()
+        assert served == f"store real: generation {newest} is served now"
+        assert (told, ended) == ("told to end: what is under way has 30 seconds", "ended")
         assert service.process.wait(WAIT) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -89,6 +90,59 @@ def test_whatever_a_library_raises_is_told_and_is_not_the_last_look(
     assert (served.fault, served.generation) == (type(error).__name__, store.manifest.generation)
     assert served.refresh()
     assert (served.fault, served.generation) == ("", newest)
+
+
+def test_an_older_generation_and_another_store_are_not_taken(
+    store: Store, tiny_encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both have ids that the caller means something else by; the other store is at the same generation."""
+    caplog.set_level(logging.INFO, "colbert_rerank.serve")
+    shutil.copytree(store.folder, tmp_path / "older")
+    newest = grown(store, tiny_encoder, 12)
+    served = ServedStore("real", Store.open(store.folder), tiny_encoder, {})
+    ingested(tmp_path / "other", tiny_encoder, documents(10, start=20))
+    grown(Store.open(tmp_path / "other"), tiny_encoder, 12)
+    assert Store.open(tmp_path / "other").manifest.generation == newest
+    store.folder.rename(tmp_path / "own")
+    for folder, why in (("older", "the older generation"), ("other", "another store is in its folder now")):
+        (tmp_path / folder).rename(store.folder)
+        assert not served.refresh()
+        assert (served.generation, served.fault.startswith(f"StoreMismatchError: {why}")) == (newest, True)
+        store.folder.rename(tmp_path / folder)
+    (tmp_path / "own").rename(store.folder)
+    assert not served.refresh()
+    assert served.fault == ""
+    assert f"store real: generation {newest} is what is in its folder again" in caplog.text
+    assert str(tmp_path) not in caplog.text
+
+
+def test_a_damaged_store_is_not_ready_until_a_generation_that_reads(
+    store: Store, tiny_encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    (entry,) = store.manifest.segments
+    file = store.folder / "segments" / entry.file
+    intact = file.read_bytes()
+    served = ServedStore("real", store, tiny_encoder, {})
+    body = {"query": "tides", "documents": IDS[:5]}
+    with client_of(served) as client:
+        with file.open("r+b") as damaged:
+            damaged.seek(entry.values_offset)
+            damaged.write(bytes(b ^ 255 for b in intact[entry.values_offset :][:64]))
+        for _ in range(2):
+            answer = client.post("/v1/stores/real/rerank", json=body).json()
+            assert (answer["status"], answer["scored"]) == ("degraded", 0)
+        (told,) = client.get("/v1/stores").json()["stores"]
+        assert told["damaged"].startswith("StoreCorruptError: ")
+        assert 'colbert_rerank_store_damaged{store="real"} 1.0' in client.get("/metrics").text
+        ready = client.get("/readyz")
+        assert (ready.status_code, "all of its stores are damaged" in ready.json()["error"]) == (503, True)
+        file.write_bytes(intact)
+        assert until(client, grown(store, tiny_encoder, 12))
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/v1/stores").json()["stores"][0]["damaged"] is None
+        assert client.post("/v1/stores/real/rerank", json=body).json()["status"] == "ok"
+    assert caplog.text.count("store real, generation") == 1
+    assert str(store.folder.parent) not in caplog.text + told["damaged"]
 
 
 def test_looking_goes_on_after_one_that_failed(
