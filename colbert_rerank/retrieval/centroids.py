@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreWriteError, UsageError
+from colbert_rerank.errors import StoreCorruptError, StoreWriteError, UsageError
 from colbert_rerank.retrieval import state as states
 from colbert_rerank.retrieval.documents import LiveDocuments, Numbers
 from colbert_rerank.retrieval.interaction import Table, cores, sums
@@ -95,7 +95,7 @@ def lacking(store: Store) -> int:
 
 def facts(store: Store) -> dict[str, str | int]:
     """What `index info` prints. Raises as `state.opened` does."""
-    folder, state = states.folder_of(store, RETRIEVER), states.opened(store, RETRIEVER)
+    folder, state = states.folder_of(store, RETRIEVER), states.opened(store, RETRIEVER, RETRIEVER)
     files_of = [state.learnt[0], *(one.file for one in state.segments)]
     return {
         "retriever": state.kind,
@@ -218,7 +218,7 @@ class CentroidIndex:
     def __init__(self, store: Store) -> None:
         """Raises UsageError where there is none, StoreCorruptError, and IndexBehindError where it lacks documents."""
         folder = states.folder_of(store, RETRIEVER)
-        state = states.opened(store, RETRIEVER)
+        state = states.opened(store, RETRIEVER, RETRIEVER)
         self.documents = LiveDocuments(store)
         self.centroids = _centroids(folder, state)
         self._codes: list[npt.NDArray[np.uint16]] = []
@@ -234,11 +234,7 @@ class CentroidIndex:
                 raise states.damaged(folder, f"{covered.file} does not hold the codes of {covered.rows} rows")
             self._codes.append(codes)
         if lacking:
-            raise IndexBehindError(
-                f"{folder}: the index lacks {lacking:,} of the store's {len(self.documents):,} documents, which have "
-                "come, or were merged or compacted, since it was built. Add them: "
-                f"`colbert-rerank index build --store {store.folder} --retriever {RETRIEVER}`"
-            )
+            raise states.behind(store, folder, RETRIEVER, lacking, len(self.documents))
 
     def best(
         self, query: Matrix, k: int, similarity: str = "dot", allowed: npt.NDArray[np.bool_] | None = None

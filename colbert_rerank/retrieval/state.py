@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from colbert_rerank.errors import StoreCorruptError, StoreFormatError, UsageError
+from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreFormatError, UsageError
 from colbert_rerank.store import Store, files, layout
 from colbert_rerank.store.manifest import SegmentEntry
 
@@ -25,7 +25,8 @@ LOCK = "lock"
 class Covered:
     """A segment of the store that the index covers, and the file of the index that does; see `SegmentEntry`.
 
-    ``digest`` is of that file's columns.
+    ``digest`` is of that file, or of its columns. ``base`` is the number of its first row in the index, where rows have
+    numbers: no other row has it, as long as a file of the index holds this one.
     """
 
     segment: str
@@ -33,6 +34,7 @@ class Covered:
     rows: int
     file: str = ""
     digest: str = ""
+    base: int = 0
 
     def is_of(self, entry: SegmentEntry) -> bool:
         return (self.segment, self.columns, self.rows) == (entry.file, entry.columns, entry.rows)
@@ -97,13 +99,27 @@ def damaged(folder: Path, why: str) -> StoreCorruptError:
     )
 
 
-def opened(store: Store, retriever: str) -> State:
-    """The state of a store's index. Raises as `load` does; UsageError where there is none, or it is another store's."""
+def opened(store: Store, retriever: str, kind: str) -> State:
+    """The state of a store's index. Raises as `load` does; UsageError where there is none, or it is another store's.
+
+    ``kind`` is what to build where there is none.
+    """
     folder = folder_of(store, retriever)
     state = load(folder)
-    build = f"`colbert-rerank index build --store {store.folder} --retriever {retriever}`"
+    build = building_command(store, kind if state is None else state.kind)
     if state is None:
         raise UsageError(f"{store.folder}: no index for --retriever {retriever} here; make one with {build}")
     if state.store_id != store.manifest.store_id:
         raise UsageError(f"{folder}: this index belongs to another store; remove the folder, and run {build}")
     return state
+
+
+def building_command(store: Store, kind: str) -> str:
+    return f"`colbert-rerank index build --store {store.folder} --kind {kind}`"
+
+
+def behind(store: Store, folder: Path, kind: str, lacking: int, documents: int) -> IndexBehindError:
+    return IndexBehindError(
+        f"{folder}: the index lacks {lacking:,} of the store's {documents:,} documents, which have come, or were "
+        f"merged or compacted, since it was built. Add them: {building_command(store, kind)}"
+    )

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,21 +21,8 @@ from colbert_rerank.retrieval.centroids import RETRIEVER, CentroidIndex, build
 from colbert_rerank.store import Store, layout, rewriting, writing
 from colbert_rerank.store.columns import Array, Placement
 from colbert_rerank.store.segment import seal
+from tests.retrieval.clustered import DIM, clustered, query
 from tests.store.stores import Doc, commit, edit, make, new_manifest
-
-DIM = 16
-
-
-def clustered(ids: range, seed: int, *, rows: int = 9) -> dict[str, Doc]:
-    """Documents of 0 to ``rows`` unit vectors around twenty of them, which are always the same."""
-    around = np.random.default_rng(5).standard_normal((20, DIM))
-    random = np.random.default_rng(seed)
-    docs = {}
-    for i in ids:
-        vectors = around[random.integers(0, 20, i % (rows + 1))] + 0.3 * random.standard_normal((i % (rows + 1), DIM))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
-        docs[f"d{i}"] = Doc(vectors.astype("float16"), random.bytes(16))
-    return docs
 
 
 @pytest.fixture
@@ -49,12 +35,6 @@ def folder(tmp_path: Path, docs: dict[str, Doc]) -> Path:
     items = list(docs.items())
     make(tmp_path / "store", [dict(items[:80]), dict(items[80:150]), dict(items[150:])], merge=False)
     return tmp_path / "store"
-
-
-def query(seed: int = 0, tokens: int = 5) -> npt.NDArray[np.float32]:
-    found: npt.NDArray[np.float32] = np.random.default_rng(seed).standard_normal((tokens, DIM)).astype(np.float32)
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found
 
 
 def best(folder: Path, k: int, seed: int = 0, allowed: list[str] | None = None) -> list[str]:
@@ -126,7 +106,7 @@ def test_it_grows_and_forgets(folder: Path, docs: dict[str, Doc]) -> None:
         CentroidIndex(Store.open(folder))
     build(Store.open(folder))
     check(folder, docs)
-    listed = {one.file for one in states.opened(Store.open(folder), RETRIEVER).segments}
+    listed = {one.file for one in states.opened(Store.open(folder), RETRIEVER, RETRIEVER).segments}
     assert {path.name for path in (folder / layout.TOKEN_INDEX / RETRIEVER).glob("*.codes.h5")} == listed
 
 
