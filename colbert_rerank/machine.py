@@ -16,7 +16,7 @@ from colbert_rerank.store.lookup import is_compiled as lookup_is_compiled
 OPTIONAL = {
     "boto3": "Amazon OpenSearch (--aws-region)",
     "elasticsearch": "candidates from Elasticsearch (--elasticsearch)",
-    "faiss-cpu": "codecs that learn centroids (--codec residual2)",
+    "faiss-cpu": "codecs that learn centroids (--codec residual2), and candidates by vectors (index build)",
     "ir_datasets": "collections by name (ir_datasets:ID)",
     "onnxruntime": "queries encoded faster on a CPU (--query-backend onnx)",
     "pypdfium2": "pages of PDF files",

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from colbert_rerank.candidates.index import IndexCandidates
 from colbert_rerank.encoder import Encoder, QueryVectors
 from colbert_rerank.errors import UsageError
-from colbert_rerank.retrieval.centroids import CentroidIndex
+from colbert_rerank.retrieval.documents import LiveDocuments, Numbers
+from colbert_rerank.store.codecs import Matrix
 from colbert_rerank.types import Document, Index, Origin, Query, ScoredDoc
 
 
+class VectorIndex(Protocol):
+    """What finds documents by their vectors: `CentroidIndex` or `FaissIndex`."""
+
+    documents: LiveDocuments
+
+    def best(
+        self, query: Matrix, k: int, similarity: str = "dot", allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Numbers, npt.NDArray[np.float64]]: ...
+
+
 class VectorCandidates:
-    """The documents of a store, by centroid interaction; see `colbert_rerank.types.Candidates`.
+    """The documents of a store that an index of its vectors finds; see `colbert_rerank.types.Candidates`.
 
     ``documents`` is where their texts are. In a search server, what is not there, or not for the caller to see, is no
     candidate: so there may be fewer than were asked for. ``allowed`` are the only ids that are looked for.
@@ -21,7 +36,7 @@ class VectorCandidates:
     """
 
     def __init__(
-        self, index: CentroidIndex, encoder: Encoder, documents: Index, *, allowed: Sequence[str] | None = None
+        self, index: VectorIndex, encoder: Encoder, documents: Index, *, allowed: Sequence[str] | None = None
     ) -> None:
         self._index = index
         self._encoder = encoder

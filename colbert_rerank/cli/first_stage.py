@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What means nothing without a server, without an OpenSearch, without an Elasticsearch.
+# What means nothing without a server, without an OpenSearch, without an index by FAISS, without an Elasticsearch.
 ONLY_A_SERVER = ("index", "query_template", "dfs", "allow_other_index", "ca_file", "insecure", "timeout")
 ONLY_OPENSEARCH = ("os_user", "os_password_file", "os_api_key_file", "os_token_file", "aws_region", "add_doc_id_alias")
+ONLY_FAISS = ("nprobe", "depth")
 ONLY_ELASTICSEARCH = ("es_user", "es_password_file", "es_api_key_file", "es_token_file")
 
 
@@ -154,28 +155,60 @@ def first_stage_options(command: F) -> F:
     )
 
 
-def retriever_option(command: F) -> F:
-    """``--retriever``: by words, or by vectors; see `retrieve_by`."""
-    add = section("First stage")(
-        "--retriever",
-        type=click.Choice(["bm25", "centroids"]),
-        default="bm25",
-        show_default=True,
-        help="Find candidates by their words, or by their vectors with the index of `index build`.",
+@dataclass(frozen=True)
+class RetrieverOptions:
+    """What finds the candidates: their words, or their vectors."""
+
+    retriever: str
+    nprobe: int | None
+    depth: int | None
+
+    def candidates(self, reranker: Reranker, by_words: Candidates) -> Candidates:
+        """The candidates; ``by_words`` are those of BM25, in whose index the documents are."""
+        if self.retriever != "faiss":
+            refuse(ONLY_FAISS, "only with --retriever faiss")
+        if self.retriever == "bm25":
+            return by_words
+        refuse(("query_template", "dfs"), "only with --retriever bm25")
+        from colbert_rerank.candidates.vectors import VectorCandidates, VectorIndex
+        from colbert_rerank.retrieval.centroids import CentroidIndex
+        from colbert_rerank.retrieval.faiss_index import DEPTH, NPROBE, FaissIndex
+
+        index: VectorIndex
+        if self.retriever == "faiss":
+            index = FaissIndex(reranker.store, nprobe=self.nprobe or NPROBE, depth=self.depth or DEPTH)
+        else:
+            index = CentroidIndex(reranker.store)
+        return VectorCandidates(index, reranker.encoder, by_words)
+
+
+def retriever_options(command: F) -> F:
+    """By words, or by vectors, passed on as ``retriever: RetrieverOptions``."""
+    option = section("First stage")
+    return grouped(
+        command,
+        "retriever",
+        RetrieverOptions,
+        option(
+            "--retriever",
+            type=click.Choice(["bm25", "centroids", "faiss"]),
+            default="bm25",
+            show_default=True,
+            help="Find candidates by their words, or by their vectors with an index of `index build`.",
+        ),
+        option(
+            "--nprobe",
+            metavar="N",
+            type=click.IntRange(1),
+            help="With faiss: partitions to look at for each token of the query; by default 16.",
+        ),
+        option(
+            "--depth",
+            metavar="N",
+            type=click.IntRange(1),
+            help="With faiss: vectors to find for each token of the query; by default 1024.",
+        ),
     )
-    typed: F = add(command)
-    return typed
-
-
-def retrieve_by(retriever: str, reranker: Reranker, candidates: Candidates) -> Candidates:
-    """The candidates of a retriever; ``candidates`` are those by words, in whose index the documents are."""
-    if retriever == "bm25":
-        return candidates
-    from colbert_rerank.candidates.vectors import VectorCandidates
-    from colbert_rerank.retrieval.centroids import CentroidIndex
-
-    refuse(("query_template", "dfs"), "only with --retriever bm25")
-    return VectorCandidates(CentroidIndex(reranker.store), reranker.encoder, candidates)
 
 
 def elasticsearch_options(command: F) -> F:

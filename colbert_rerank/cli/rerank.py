@@ -11,10 +11,10 @@ import click
 from colbert_rerank.cli.first_stage import (
     ElasticsearchOptions,
     FirstStageOptions,
+    RetrieverOptions,
     elasticsearch_options,
     first_stage_options,
-    retrieve_by,
-    retriever_option,
+    retriever_options,
 )
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
@@ -44,7 +44,7 @@ ID_SHOWN = 36  # characters of an id on a terminal: a UUID stays whole
 @click.option("--k", metavar="N", default=100, show_default=True, type=click.IntRange(1), help="Candidates to re-rank.")
 @click.option("--top", metavar="N", default=10, show_default=True, type=click.IntRange(1), help="Documents to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a document, not a table.")
-@retriever_option
+@retriever_options
 @first_stage_options
 @opensearch_options
 @elasticsearch_options
@@ -59,7 +59,7 @@ def rerank(
     k: int,
     top: int,
     as_json: bool,
-    retriever: str,
+    retriever: RetrieverOptions,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
     elastic: ElasticsearchOptions,
@@ -82,7 +82,7 @@ def rerank(
         raise UsageError("the query is empty; give it some text")
     opened, candidates = first_stage.open(open_store(store, verify), server, elastic)
     reranker = open_reranker(opened, model, **options)
-    candidates = retrieve_by(retriever, reranker, candidates)
+    candidates = retriever.candidates(reranker, candidates)
     (ranking,) = reranker.run([Query("", query)], candidates, k, allow_other_index=first_stage.allow_other_index)
     if not ranking.first_stage:
         warn_always("the first stage found nothing for this query")

@@ -13,13 +13,14 @@ from colbert_rerank.cli.evaluate import DEFAULT_MEASURES
 from colbert_rerank.cli.first_stage import (
     ONLY_A_SERVER,
     ONLY_ELASTICSEARCH,
+    ONLY_FAISS,
     ONLY_OPENSEARCH,
     ElasticsearchOptions,
     FirstStageOptions,
+    RetrieverOptions,
     elasticsearch_options,
     first_stage_options,
-    retrieve_by,
-    retriever_option,
+    retriever_options,
 )
 from colbert_rerank.cli.help import Command, section
 from colbert_rerank.cli.opening import open_reranker, open_store, residency_options, verify_option
@@ -56,7 +57,7 @@ WRITTEN_BEHIND = 4  # rankings that wait to be measured and made lines
     "--measures", metavar="NAMES", default=DEFAULT_MEASURES, show_default=True, help="As ir-measures names them."
 )
 @section("First stage")("--candidates", metavar="RUN", help="A TREC run file; - for stdin.")
-@retriever_option
+@retriever_options
 @first_stage_options
 @opensearch_options
 @elasticsearch_options
@@ -74,7 +75,7 @@ def run(
     qrels: str | None,
     measures: str,
     candidates: str | None,
-    retriever: str,
+    retriever: RetrieverOptions,
     first_stage: FirstStageOptions,
     server: OpenSearchOptions,
     elastic: ElasticsearchOptions,
@@ -124,7 +125,7 @@ def run(
     else:
         opened, found = first_stage.open(opened, server, elastic)
     reranker = open_reranker(opened, model, **options)
-    found = retrieve_by(retriever, reranker, found)
+    found = retriever.candidates(reranker, found)
 
     report, run_lines = reranker.report, trec.RunLines(tag)
 
@@ -181,7 +182,9 @@ def _read_run(path: str, queries: Sequence[Query], missing: str) -> Candidates:
     from colbert_rerank.lines import shown_name
 
     servers = ("opensearch", *ONLY_OPENSEARCH, "elasticsearch", *ONLY_ELASTICSEARCH, *ONLY_A_SERVER)
-    refuse(("bm25", "retriever", *servers), "the candidates come from --candidates; choose one first stage")
+    refuse(
+        ("bm25", "retriever", *ONLY_FAISS, *servers), "the candidates come from --candidates; choose one first stage"
+    )
     if missing == "encode":
         raise UsageError("--missing encode: the run in --candidates holds ids and no texts; choose another --missing")
     found = RunCandidates(path)

@@ -235,19 +235,16 @@ def _without_gone(store: Store, folder: Path, state: State) -> State:
 
 def _coded(store: Store, folder: Path, state: State, progress: Progress | None) -> State:
     """Of an ivfpq: a file of lists for each segment that has none yet."""
-    index = None
-    for number, entry in _lacking(store, state):
-        index = index or learnt(folder, state)
+    lacking = _lacking(store, state)
+    index = learnt(folder, state) if lacking else None
+    for number, entry in lacking:
         base = _end(state)
-        coded = [_numbers_and_codes(index, block) for block in _blocks(store, number, progress)]
-        lists = InvertedLists.of(
-            np.concatenate([codes for _, codes in coded] or [np.empty((0, index.code_size), np.uint8)]),
-            np.concatenate([numbers for numbers, _ in coded] or [np.empty(0, np.int64)]),
-            base,
-            index.nlist,
-        )
+        parts, end = [], base
+        for block in _blocks(store, number, progress):
+            parts.append(_lists(index, block, end))
+            end += len(block)
         file = f"{Path(entry.file).stem}.lists"
-        digest = _written(folder / file, partial(inverted_lists.write, parts=[lists]))
+        digest = _written(folder / file, partial(inverted_lists.write, parts=parts))
         state = _covering(state, entry, base, file, digest)
         states.save(folder, state)
     return state
@@ -258,7 +255,7 @@ def _joined(folder: Path, state: State) -> State:
     digests = {one.file: one.digest for one in state.segments}
     if len(digests) == 1:
         return state
-    width, lists = learnt(folder, state).code_size, state.settings["partitions"]
+    lists, width = state.settings["partitions"], state.settings["subquantizers"]  # a byte each
     parts = [InvertedLists.read(checked(folder, file, digest), lists, width) for file, digest in digests.items()]
     return _in_one(folder, state, f"joined-{_end(state)}.lists", partial(inverted_lists.write, parts=parts))
 
@@ -289,8 +286,9 @@ def _in_one(folder: Path, state: State, file: str, fill: Callable[[Path], None])
 
 
 def _lacking(store: Store, state: State) -> list[tuple[int, SegmentEntry]]:
-    """The segments that the index does not cover, and which of the store's they are."""
-    return [(i, one.entry) for i, one in enumerate(store.segments) if not state.covered(one.entry)]
+    """The segments with vectors that the index does not cover, and which of the store's they are."""
+    entries = enumerate(store.manifest.segments)
+    return [(number, entry) for number, entry in entries if entry.rows and not state.covered(entry)]
 
 
 def _covering(state: State, entry: SegmentEntry, base: int, file: str = "", digest: str = "") -> State:
@@ -318,13 +316,13 @@ def _blocks(store: Store, number: int, progress: Progress | None) -> Iterator[Ma
             progress(size)
 
 
-def _numbers_and_codes(index: Any, vectors: Matrix) -> tuple[Any, Any]:
-    """The list [n] of each vector, and its code [n, m]; what the index would add, without adding it."""
-    coded = index.sa_encode(vectors)
+def _lists(index: Any, vectors: Matrix, first: int) -> InvertedLists:
+    """What the index would add for vectors [n, d], which are numbered from ``first`` on."""
+    coded = index.sa_encode(vectors)  # the number of its list before each code
     width = index.coarse_code_size()
     numbers = np.zeros((len(vectors), 8), dtype=np.uint8)
     numbers[:, :width] = coded[:, :width]
-    return numbers.view("<i8")[:, 0].astype(np.int64), coded[:, width:]
+    return InvertedLists.of(coded[:, width:], numbers.view("<i8")[:, 0].astype(np.int64), first, index.nlist)
 
 
 def _write(index: Any, path: Path) -> None:

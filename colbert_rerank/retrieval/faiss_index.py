@@ -80,8 +80,9 @@ class FaissIndex:
         if not numbers.size:
             return np.empty((len(query), 0), np.int64), np.empty((len(query), 0), np.float32)
         query = np.ascontiguousarray(query, dtype=np.float32)
+        depth = min(self.depth, int(self.documents.counts[numbers].sum()))
         with safe_threads():
-            distances, found = self._vectors.nearest(query, self.depth, numbers, self.nprobe)
+            distances, found = self._vectors.nearest(query, depth, numbers, self.nprobe)
         owners = self._in_order[np.searchsorted(self._starts, found, side="right") - 1]
         return np.where(found < 0, -1, owners), -distances if self._similarity == "l2" else distances
 
@@ -92,7 +93,7 @@ class _Vectors(Protocol):
     starts: Numbers
 
     def nearest(self, query: Matrix, k: int, documents: Numbers, nprobe: int) -> Nearest:
-        """The ``k`` nearest vectors to each of a query's, of these documents, which all have some."""
+        """The ``k`` nearest vectors to each of a query's, of these documents, which have so many at least."""
         ...
 
 
@@ -132,12 +133,14 @@ class _FiledVectors:
         for number, segment in enumerate(store.segments):
             covered = state.covered(segment.entry)
             first, last = documents.bounds[number : number + 2].tolist()
-            lacking += 0 if covered else last - first
-            self.starts[first:last] += covered.base if covered else 0
+            if covered:
+                self.starts[first:last] += covered.base
+            elif segment.entry.rows:
+                lacking += last - first
         if lacking:
             raise states.behind(store, folder, state.kind, lacking, len(documents))
         files = {one.file: one.digest for one in state.segments}
-        if len(files) > 1:
+        if len(files) != 1:
             raise IndexBehindError(
                 f"{folder}: the build of this index was interrupted. Go on with it: "
                 f"{states.building_command(store, state.kind)}"
@@ -165,7 +168,7 @@ class _FiledVectors:
         else:
             lists = min(self._index.nlist, int(np.ceil(nprobe * wider)))
             settings = faiss.SearchParametersIVF(nprobe=lists, **only)
-        found: Nearest = self._index.search(query, min(k, rows), params=settings)
+        found: Nearest = self._index.search(query, k, params=settings)
         return found
 
     def _selector(self, documents: Numbers) -> Any:

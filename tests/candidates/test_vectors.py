@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from colbert_rerank.errors import UsageError
 from colbert_rerank.maxsim import reference
 from colbert_rerank.opensearch import connect
 from colbert_rerank.rerank import Ranking, Reranker
+from colbert_rerank.retrieval import faiss_files
 from colbert_rerank.retrieval.centroids import CentroidIndex, build
+from colbert_rerank.retrieval.faiss_files import KINDS
+from colbert_rerank.retrieval.faiss_index import FaissIndex
 from colbert_rerank.store import Store
 from tests.cli.terminal import invoke
 from tests.collection import FakeIndex, documents, ingested, queries
@@ -39,6 +43,14 @@ def reranker(store: Store, tiny_encoder: Encoder) -> Reranker:
     return Reranker(store, tiny_encoder)
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def by_faiss(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: Store) -> Store:
+    folder = tmp_path_factory.mktemp("faiss") / "store"
+    shutil.copytree(store.folder, folder)
+    faiss_files.build(found := Store.open(folder), request.param)
+    return found
+
+
 def candidates(reranker: Reranker, allowed: Sequence[str] | None = None) -> VectorCandidates:
     index = FakeIndex(documents(STORED), reranker.store.manifest.origin)
     return VectorCandidates(CentroidIndex(reranker.store), reranker.encoder, index, allowed=allowed)
@@ -57,6 +69,30 @@ def test_of_all_documents_the_ranking_is_brute_force(reranker: Reranker) -> None
         assert [d.score for d in ranking.ranked] == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-4)
         assert all(abs(scores[d.doc_id] - d.score) < 1e-4 for d in ranking.ranked)
         assert len(ranking.ranked) == STORED
+
+
+def test_where_faiss_finds_all_vectors_the_ranking_is_brute_force(by_faiss: Store, tiny_encoder: Encoder) -> None:
+    """Of all kinds of index, and in its first hundred the same documents, as far as their scores are not equal."""
+    reranker, everywhere = Reranker(by_faiss, tiny_encoder), FaissIndex(by_faiss, nprobe=1 << 20, depth=1 << 20)
+    index = FakeIndex(documents(STORED), by_faiss.manifest.origin)
+    found = VectorCandidates(everywhere, tiny_encoder, index)
+    for ranking in reranker.run(queries(ASKED), found, STORED):
+        scores = exact(reranker, ranking.query.text)
+        assert len(ranking.first_stage) == STORED
+        assert [d.score for d in ranking.ranked] == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-4)
+        assert all(abs(scores[d.doc_id] - d.score) < 1e-4 for d in ranking.ranked[:100])
+
+
+def test_most_of_the_best_are_found_by_faiss(by_faiss: Store, tiny_encoder: Encoder) -> None:
+    reranker = Reranker(by_faiss, tiny_encoder)
+    index = FakeIndex(documents(STORED), by_faiss.manifest.origin)
+    found = VectorCandidates(FaissIndex(by_faiss), tiny_encoder, index, allowed=[d.doc_id for d in documents(90)])
+    hits = 0
+    for ranking in reranker.run(queries(ASKED), found, 50):
+        scores = exact(reranker, ranking.query.text)
+        best = sorted((d.doc_id for d in documents(90)), key=lambda doc_id: -scores[doc_id])[:5]
+        hits += len(set(best) & {d.doc_id for d in ranking.ranked[:5]})
+    assert hits >= 5 * ASKED * 0.8
 
 
 def test_first_stages_are_in_order_and_of_fewer_the_first(reranker: Reranker) -> None:

@@ -216,6 +216,13 @@ def test_deleted_documents_are_not_found(tmp_path: Path, docs: dict[str, Doc], k
         assert facts(Store.open(folder))["vectors of deleted documents"] == gone
     build(Store.open(folder), kind)
     check(folder, docs)
+    assert not faiss_files.is_mostly_dead(Store.open(folder))
+    docs = changed(folder, docs, {}, [f"d{i}" for i in range(140)])
+    check(folder, docs)
+    build(Store.open(folder), kind)
+    assert faiss_files.is_mostly_dead(Store.open(folder)) == (kind != FLAT)
+    build(Store.open(folder), kind, again=True)
+    check(folder, docs)
 
 
 @pytest.fixture(scope="module", params=KINDS)
