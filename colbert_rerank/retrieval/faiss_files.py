@@ -34,7 +34,7 @@ IVFPQ, HNSW, FLAT = KINDS = ("ivfpq", "hnsw", "flat")
 LEARNT = "learnt.faiss"
 CODES = 256  # of a sub-quantizer, whose codes are bytes
 POINTS = 39  # vectors a centroid, with fewer of which FAISS warns
-LINKS = 32  # of a vector in an hnsw
+LINKS = 32  # of a vector in an hnsw; twice as many where all of them are linked
 MOST_IN_MEMORY = 4_000_000  # vectors of an hnsw: 2 GB of 128 dimensions
 
 Progress = Callable[[int], None]

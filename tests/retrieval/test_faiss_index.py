@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -244,6 +245,15 @@ def test_only_what_is_allowed(thousand: Path, share: float) -> None:
     assert set(found) <= set(able)
     assert len(found) >= min(10, len(able))
     assert index.best(query(), 20, allowed=index.documents.known([]))[0].size == 0
+
+
+def test_threads_with_filters_of_their_own_share_it(thousand: Path) -> None:
+    index = FaissIndex(Store.open(thousand), depth=50)
+    filters = [np.arange(len(index.documents)) % n == 0 for n in (1, 2, 3, 50)] * 10
+    expected = [index.best(query(i), 20, allowed=allowed)[0].tolist() for i, allowed in enumerate(filters)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda i: index.best(query(i), 20, allowed=filters[i])[0].tolist(), range(len(filters)))
+        assert list(found) == expected
 
 
 @settings(max_examples=10, deadline=None)
