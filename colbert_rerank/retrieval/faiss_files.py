@@ -8,6 +8,7 @@ its end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,8 @@ LINKS = 32  # of a vector in an hnsw; twice as many where all of them are linked
 MOST_IN_MEMORY = 4_000_000  # vectors of an hnsw: 2 GB of 128 dimensions
 
 Progress = Callable[[int], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
@@ -219,7 +222,9 @@ def _trained(store: Store, partitions: int, subquantizers: int, metric: int) -> 
         means.seed = SEED
         means.min_points_per_centroid = 1  # it would warn, on stderr
     index.cp.niter = codebook.ITERATIONS
-    index.train(sample(store, min(store.manifest.rows, POINTS * max(partitions, CODES))))
+    size = min(store.manifest.rows, POINTS * max(partitions, CODES))
+    _log.info("learning %s partitions of %s vectors", f"{partitions:,}", f"{size:,}")
+    index.train(sample(store, size))
     return index
 
 
