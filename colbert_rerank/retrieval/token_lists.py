@@ -26,7 +26,7 @@ def union(documents: Numbers, similarities: npt.NDArray[np.float32], k: int) -> 
     found, places = np.unique(documents[there], return_inverse=True)
     last = np.where(there, similarities, np.inf).min(axis=1, initial=np.inf)
     best = np.repeat(np.where(np.isinf(last), 0, last)[None].astype(np.float64), found.size, axis=0)
-    np.maximum.at(best, (places, np.nonzero(there)[0]), similarities[there])
+    np.maximum.at(best, (places, np.nonzero(there)[0]), similarities[there].astype(np.float64))
     scores = best.sum(axis=1)
     order = np.lexsort((found, -scores))[:k]
     return found[order], scores[order]
