@@ -14,7 +14,8 @@ from colbert_rerank.errors import UsageError
 
 _NO_HOST = re.compile(r"[\s%<>\"{}|^`\\]")
 OPENSEARCH, ELASTICSEARCH = "OpenSearch", "Elasticsearch"
-SERVICE_TOKEN = "COLBERT_RERANK_TOKEN"  # of the re-ranking service
+SERVICE = "service's"  # of the re-ranking service
+SERVICE_TOKEN = "COLBERT_RERANK_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def environment(server: str) -> str:
 
 def split_url(url: str, server: str = OPENSEARCH) -> tuple[str, str, str]:
     """URL without user and password, user, password."""
-    example = "write it like https://localhost:9200"
+    example = f"write it like {'http://localhost:8080' if server == SERVICE else 'https://localhost:9200'}"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -137,8 +137,11 @@ def check_server(client: opensearchpy.OpenSearch) -> Server:
     try:
         with translated(client):
             answer = with_retry(lambda: client.info(), unreachable=False)
-    except OpenSearchAuthError as error:
-        if error.__cause__ is not None and getattr(error.__cause__, "status_code", 0) == 403:
+    except OpenSearchError as error:
+        said = getattr(error.__cause__, "info", None)
+        if isinstance(said, Mapping) and "error_type" in said:  # as ours answers, and no search server
+            raise OpenSearchError(f"{server_url(client)}: it is a re-ranking service that answers") from error
+        if isinstance(error, OpenSearchAuthError) and getattr(error.__cause__, "status_code", 0) == 403:
             _log.info("%s does not tell this user its version", server_url(client))
             return Server("", "")
         raise

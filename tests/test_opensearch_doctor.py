@@ -14,6 +14,7 @@ import pytest
 from colbert_rerank.opensearch_rerank.findings import Finding
 from colbert_rerank.opensearch_rerank.service import NotToldError, asked_from_here, mismatch, store_origin
 from colbert_rerank.types import OPENSEARCH, QUALIFIED, Origin
+from tests.cli.terminal import invoke
 
 TOKEN = "a-token-of-the-service-of-tests"
 
@@ -129,3 +130,11 @@ def test_a_store_and_an_index_that_belong_together() -> None:
     for other in (None, Origin(OPENSEARCH, "cakes", "u2"), Origin(QUALIFIED, "cakes", "u1")):
         assert "ids of one mean nothing in the other" in mismatch("s", other, index)
     assert mismatch("s", Origin(QUALIFIED, "a,b", "u1,u9"), both)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_service_that_is_taken_for_opensearch(status: int) -> None:
+    body = b'{"error": "no", "error_type": "Error", "message": "no"}'
+    with answering(status, body, **{"content-type": "application/json"}) as (url, _):
+        refused = invoke("opensearch", "teardown", "--opensearch", url.partition("/v1")[0]).error
+    assert "it is a re-ranking service that answers" in refused

@@ -11,9 +11,12 @@ MASK = "********"  # for a token, in what is printed
 
 def service_url(url: str) -> str:
     """Raises UsageError for a URL that cannot stand in the settings of a search server."""
-    from colbert_rerank.connection import split_url
+    from colbert_rerank.connection import SERVICE, split_url
 
-    clean, user, password = split_url(url, "service's")
+    clean, user, password = split_url(url, SERVICE)
+    before, path, _ = clean.partition("/v1/")
+    if path:
+        raise UsageError(f"{clean}: this is the address of something at the service; give its own alone, like {before}")
     if user or password:
         raise UsageError(f"{clean}: the service's URL is kept in the cluster for all to read: no user goes into it")
     if "$" in clean:

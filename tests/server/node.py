@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--heap", default="512m", help="Java's heap (default: 512m)")
     parser.add_argument("--data", type=Path, help="keep the indices in this folder (default: they go with the node)")
     parser.add_argument("--plugin", action="append", default=[], help="load it, such as opensearch-knn; repeatable")
+    parser.add_argument("--reranking", action="store_true", help="load the plugins of a search that is re-ranked")
     parser.add_argument("--production", action="store_true", help="Java as in production, for benchmarks: slower start")
     options = parser.parse_args(arguments)
     if options.check:
@@ -204,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=options.port,
             heap=options.heap,
             data=options.data,
-            plugins=options.plugin,
+            plugins=[*(RERANKING if options.reranking else ()), *options.plugin],
             quick_start=not options.production,
         ) as node:
             signal.signal(signal.SIGINT, ask_to_stop)
