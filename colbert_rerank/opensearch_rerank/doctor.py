@@ -79,7 +79,7 @@ def examine(
         return
     way = _way(pipeline)
     if way is None:
-        yield Finding("pipeline", "wrong", f"{name} has no `rerank` processor with a model (ml_opensearch)")
+        yield Finding("pipeline", "wrong", f"{name} has no `rerank` processor with a model: run setup again")
         return
     found_in = searched(client, index, fields=fields, qualified=way.id_field == QUALIFIED_ID)
     yield from _pipeline(way, pipeline, found_in)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import opensearchpy
 
-from colbert_rerank.opensearch_rerank.models import undeploy
+from colbert_rerank.errors import OpenSearchError
+from colbert_rerank.opensearch_rerank.models import PATIENCE, undeploy
 from colbert_rerank.opensearch_rerank.requests import ML, Changes, part, read
 from mappings import rerank_connector
 
@@ -39,6 +41,18 @@ def remove(changes: Changes, old: Made) -> None:
     """The models and their connector, as far as they are there. Raises OpenSearchError."""
     for model in old.models:
         if read(changes.client, f"{ML}/models/{part(model)}") is not None:
-            undeploy(changes, model)
-            changes.remove(f"{ML}/models/{part(model)}")
+            _remove(changes, model)
     changes.remove(f"{ML}/connectors/{part(old.connector)}")
+
+
+def _remove(changes: Changes, model: str) -> None:
+    """One that is still being deployed, as for a setup that was killed, can only be removed when that is done."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        undeploy(changes, model)
+        try:
+            return changes.remove(f"{ML}/models/{part(model)}")
+        except OpenSearchError as error:
+            if "deployed state" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.1)

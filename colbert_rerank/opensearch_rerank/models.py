@@ -51,6 +51,8 @@ def await_state(changes: Changes, model: str, reached: Callable[[str], bool]) ->
         state = state_of(changes, model)
         if reached(state):
             return
+        if not state:
+            raise OpenSearchError(f"{server_url(changes.client)}: the model {model} is gone")
         time.sleep(0.1)
     raise OpenSearchError(f"{server_url(changes.client)}: the model {model} is still {state} after {PATIENCE:.0f} s")
 

@@ -1,4 +1,7 @@
-"""What `setup` made, as its search pipeline's description says: the cluster keeps it, and nobody else has to."""
+"""What `setup` made, as its search pipeline's description says: the cluster keeps it, and nobody else has to.
+
+While it is made there is the part about the settings: a record without connector and model.
+"""
 
 from __future__ import annotations
 

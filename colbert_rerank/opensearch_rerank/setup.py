@@ -2,7 +2,8 @@
 
 What is there already and is as it is wanted is kept. What has to be another is made anew beside the old one, which goes
 when the pipeline has the new one: searches go on meanwhile. What goes wrong on the way is taken back; the mapping of an
-index, which cannot be, is changed when all else is known to work.
+index, which cannot be, is changed when all else is known to work. What is to be added to the settings is noted in the
+pipeline before: whatever ends this, `teardown` and the next setup find it there.
 """
 
 from __future__ import annotations
@@ -109,32 +110,38 @@ def setup(changes: Changes, wanted: Wanted) -> Iterator[str]:
     if wanted.origin is not None:
         yield from _check_store(wanted, wanted.origin)
     with ExitStack() as undo:
-        permitted = lacking(changes, wanted.service, wanted.url)
-        undo.callback(_quietly, partial(withdraw, changes, permitted))  # also what arrived though no answer came
+        permitted, beside = lacking(changes, wanted.service, wanted.url), others(client, wanted.name)
+        held, is_new = _held(wanted, permitted, old, beside), before is None
+        if permitted.patterns or permitted.private:
+            before = _note(changes, wanted.name, before, old, permitted, held, undo)
         permit(changes, permitted)
         for pattern in permitted.patterns:
             yield f"settings: connectors may call {pattern}, beside what they might before"
         if permitted.private:
             yield "settings: connectors of this cluster may call private addresses, whoever makes them"
-        beside = others(client, wanted.name)
-        held = _held(wanted, permitted, old, beside)
         if old is not None and _is_kept(changes, old, wanted):
             record = Record(old.connector, old.model, old.token, *held)
             yield f"connector {old.connector} and model {old.model} are kept"
             _check_answers(changes, old.model, wanted, redeploy=True)
         else:
-            connector, model = yield from _make(changes, wanted, undo)
+            try:
+                connector, model = yield from _make(changes, wanted, undo)
+            except OpenSearchError:
+                _check_alone(changes, wanted.name, before)  # which takes away what it finds of this name
+                raise
             record = Record(connector, model, hashed(wanted.token), *held)
         if names := ",".join(wanted.without_alias):
             changes.send("PUT", f"/{names}/_mapping", DOC_ID_ALIAS)
             yield f"index: doc_id is an alias of _id in {names}"
         body = _pipeline(wanted, record)
+        _check_alone(changes, wanted.name, before)
         if before == body:
             yield f"search pipeline {wanted.name} is kept"
         else:
             undo.callback(_put_back, changes, wanted.name, before, record, undo)
             changes.send("PUT", f"{PIPELINES}/{part(wanted.name)}", body)
-            yield f"search pipeline {wanted.name} is {'made' if before is None else 'changed'}"
+            _check_alone(changes, wanted.name, body)
+            yield f"search pipeline {wanted.name} is {'made' if is_new else 'changed'}"
         undo.pop_all()
     for other in made(client, wanted.name):
         if other.connector != record.connector:
@@ -162,6 +169,55 @@ def _check_store(wanted: Wanted, index: Origin) -> Iterator[str]:
         yield f"store: {wrong}, unless one is a copy of the other"
     else:
         raise StoreMismatchError(f"{wrong}. If one is a copy of the other, pass --allow-other-index")
+
+
+def _note(
+    changes: Changes,
+    name: str,
+    before: Mapping[str, Any] | None,
+    old: Record | None,
+    permitted: Permitted,
+    held: Permitted,
+    undo: ExitStack,
+) -> Mapping[str, Any]:
+    """Write into the pipeline, or an empty one, what is about to be added to the settings; its body then."""
+    note = replace(old or Record("", ""), patterns=held.patterns, private=held.private, builtin=held.builtin)
+    body = {**(before or {}), "description": note.described()}
+    undo.callback(_take_back, changes, name, before, note, permitted, undo)
+    changes.send("PUT", f"{PIPELINES}/{part(name)}", body)
+    return body
+
+
+def _take_back(
+    changes: Changes,
+    name: str,
+    before: Mapping[str, Any] | None,
+    note: Record,
+    permitted: Permitted,
+    undo: ExitStack,
+) -> None:
+    """Withdraw from the settings what was added, arrived though no answer came or not, and then what was noted of it.
+
+    Where another setup of this name has put its own pipeline there meanwhile, that needs what was added.
+    """
+    try:
+        found = pipeline_called(changes.client, name)
+        if found is not None and record_of(found) != note:
+            return
+        withdraw(changes, permitted)
+    except OpenSearchError as error:
+        _log.warning("it could not be taken back: %s", error)
+        return
+    _put_back(changes, name, before, note, undo)
+
+
+def _check_alone(changes: Changes, name: str, body: Mapping[str, Any] | None) -> None:
+    """Raises OpenSearchError where the pipeline is not what was written or read last."""
+    if not changes.dry_run and pipeline_called(changes.client, name) != body:
+        raise OpenSearchError(
+            f"{server_url(changes.client)}: the search pipeline {name!r} was changed meanwhile, as another setup of "
+            "this name does; run this again when that has ended"
+        )
 
 
 def _put_back(changes: Changes, name: str, before: Mapping[str, Any] | None, record: Record, undo: ExitStack) -> None:
@@ -220,6 +276,8 @@ def _held(wanted: Wanted, permitted: Permitted, old: Record | None, beside: list
 
 
 def _is_kept(changes: Changes, old: Record, wanted: Wanted) -> bool:
+    if not old.connector:  # that setup did not come to its end
+        return False
     connector = read(changes.client, f"{ML}/connectors/{part(old.connector)}")
     model = read(changes.client, f"{ML}/models/{part(old.model)}")
     if connector is None or model is None or not old.has_token(wanted.token):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colbert_rerank.errors import OpenSearchError
-from colbert_rerank.opensearch_rerank.record import Record, pipeline_called
+from colbert_rerank.opensearch_rerank.record import Record
 from colbert_rerank.opensearch_rerank.requests import Changes
 from mappings import rerank_pipeline
 from tests.cli.terminal import Result, invoke
@@ -191,6 +192,7 @@ def test_a_dry_run_prints_and_changes_nothing(
     done = setup(node, service, index, "--dry-run", "--token-file", tmp_path / "token", "--add-alias").check()
     requests = [line for line in done.out.splitlines() if line.startswith(("PUT ", "POST ", "DELETE "))]
     assert requests == [
+        "PUT /_search/pipeline/colbert",  # what is to be added to the settings
         "PUT /_cluster/settings",
         "POST /_plugins/_ml/connectors/_create",
         "POST /_plugins/_ml/models/_register?deploy=true",
@@ -249,25 +251,28 @@ def test_a_pipeline_that_is_a_default_is_not_removed(node: OpenSearchNode, servi
     call(node.url, "PUT", f"/{index}/_settings", {"index.search.default_pipeline": None})
 
 
-class Broken:
-    """Has the n-th change after this one fail: where n is odd before it is sent, where it is even when it is made."""
+PIPELINE = 5  # which change of a first setup it is, after the note, the settings, the connector and the model
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-        self._n, self._count, self._send = n, 0, Changes.send
+
+class Broken:
+    """Has the n-th change after this one fail, when it is made where it ``arrives``, and else before it is sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n: int, *, arrives: bool) -> None:
+        self._n, self._count, self._send, self._arrives = n, 0, Changes.send, arrives
         monkeypatch.setattr(Changes, "send", lambda changes, *request: self.send(changes, *request))
 
     def send(self, changes: Changes, *request: Any) -> Any:
         self._count += 1
-        found = None if self._count == self._n and self._n % 2 else self._send(changes, *request)
+        found = self._send(changes, *request) if self._count != self._n or self._arrives else None
         if self._count == self._n:
             raise OpenSearchError("the line is down")
         return found
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, n: int, run: Callable[[], Result]) -> bool:
-    """Whether so many changes are made by it; the line is cut at the last."""
+def cut(monkeypatch: pytest.MonkeyPatch, n: int, run: Callable[[], Result], *, arrives: bool | None = None) -> bool:
+    """Whether so many changes are made by it; the line is cut at the last, which arrives unless n is odd."""
     with monkeypatch.context() as patch:
-        Broken(patch, n)
+        Broken(patch, n, arrives=n % 2 == 0 if arrives is None else arrives)
         done = run()
     assert done.status == 0 or "the line is down" in done.err
     return done.status != 0
@@ -296,7 +301,7 @@ def test_a_setup_that_stops_half_way(
 def test_a_first_setup_whose_pipeline_is_made_and_no_answer_comes(
     node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cut(monkeypatch, 4, lambda: setup(node, service, index))
+    assert cut(monkeypatch, PIPELINE, lambda: setup(node, service, index), arrives=True)
     assert get(node, "/_search/pipeline") == {}
     assert leftovers(node) == (0, 0)
     assert settings(node) == {}
@@ -309,18 +314,85 @@ def test_what_cannot_be_told_stays(
     where = "colbert_rerank.opensearch_rerank.setup.pipeline_called"
     with monkeypatch.context() as patch:
 
-        def once(*given: Any) -> Any:
-            patch.setattr(where, down)
-            return pipeline_called(*given)
-
         def down(*_: Any) -> Any:
             raise OpenSearchError("the line is still down")
 
-        patch.setattr(where, once)
-        assert cut(patch, 4, lambda: setup(node, service, index))
+        send = Changes.send
+
+        def last(changes: Changes, *request: Any) -> Any:
+            if "response_processors" in str(request):
+                patch.setattr(where, down)
+            return send(changes, *request)
+
+        patch.setattr(Changes, "send", last)
+        assert cut(patch, PIPELINE, lambda: setup(node, service, index), arrives=True)
     search = printed_search(setup(node, service, index))
     assert leftovers(node) == (1, 1)
     assert ids(node, search) == RERANKED
+
+
+class KilledError(BaseException):
+    """Which nothing catches, as a process that is killed takes nothing back."""
+
+
+def test_a_setup_that_is_killed(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each of its changes: teardown finds what it has left, and so does the next setup."""
+    for n, end in ((n, end) for n in range(1, PIPELINE) for end in (teardown, setup)):
+        with monkeypatch.context() as patch:
+            made, send = iter(range(1, n)), Changes.send
+            patch.setattr("colbert_rerank.opensearch_rerank.setup.ExitStack", Killed)
+
+            def killed(changes: Changes, *request: Any, made: Any = made, send: Any = send) -> Any:
+                found = send(changes, *request)
+                if next(made, None) is None:
+                    raise KilledError
+                return found
+
+            patch.setattr(Changes, "send", killed)
+            with pytest.raises(KilledError):
+                setup(node, service, index)
+        if end is setup:
+            assert ids(node, printed_search(setup(node, service, index))) == RERANKED
+            assert leftovers(node) == (1, 1)
+        teardown(node).check()
+        assert leftovers(node) == (0, 0)
+        assert settings(node) == {}, n
+
+
+class Killed(ExitStack):
+    """Undoes nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        self.pop_all()
+
+
+def test_two_setups_at_once(
+    node: OpenSearchNode, service: RerankService, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second runs from its beginning to its end when the first has its connector, or its model."""
+    for moment in ("connectors/_create", "_register"):
+        with monkeypatch.context() as patch:
+            send = Changes.send
+            second: list[Result] = []
+
+            def meanwhile(
+                changes: Changes, *request: Any, moment: str = moment, second: list[Result] = second, send: Any = send
+            ) -> Any:
+                found = send(changes, *request)
+                if moment in str(request) and not second:
+                    second.append(Result(0, "", ""))
+                    second[0] = setup(node, service, index)
+                return found
+
+            patch.setattr(Changes, "send", meanwhile)
+            refused = setup(node, service, index).error
+        assert "another setup" in refused
+        assert ids(node, printed_search(second[0])) == RERANKED
+        assert leftovers(node) == (1, 1)
+        teardown(node).check()
+        assert settings(node) == {}
 
 
 def test_a_teardown_that_stops_half_way(
@@ -590,7 +662,11 @@ def test_what_is_gone_is_made_again(node: OpenSearchNode, service: RerankService
         (("--name", "a b"), "--name 'a b': letters"),
         (("--url", "http://me:secret@host"), "no user goes into it"),
         (("--url", "http://host/${x}"), "a $ in a URL"),
-        (("--url", "host:80"), "must begin with http:// or https://"),
+        (
+            ("--url", "host:80"),
+            "must begin with http:// or https:// and name a host; write it like http://localhost:8080",
+        ),
+        (("--url", "http://host/x/v1/stores/s"), "give its own alone, like http://host/x"),
         (("--deadline-ms", 2000, "--read-timeout", 2), "a deadline has to be below that"),
         (("--add-alias", "--id-field", "x"), "name no other"),
         (("--add-alias", "--qualified-ids"), "name no other"),
