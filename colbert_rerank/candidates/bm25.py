@@ -97,8 +97,8 @@ class Bm25Index:
         folder = store_folder / layout.BM25
         if manifest.origin and manifest.origin.kind != BM25:
             raise StoreMismatchError(
-                f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Search there: "
-                "--opensearch URL"
+                f"{store_folder}: this store has no embedded BM25 index: it was made with --opensearch. Say where "
+                "its index is: --opensearch URL"
             )
         if manifests.unindexed(store_folder, manifest):
             raise IndexBehindError(

@@ -633,7 +633,7 @@ ORIGINS = {
     ),
     "a-server's": (
         Origin("opensearch", "i", "u"),
-        "it was made with --opensearch. Search there: --opensearch URL",
+        "it was made with --opensearch. Say where its index is: --opensearch URL",
     ),
 }
 

@@ -771,7 +771,7 @@ def test_a_store_without_documents_becomes_what_is_asked_for(folder: Path, tiny_
 def test_an_empty_store_of_bm25_can_get_a_server(folder: Path, tiny_encoder: Encoder) -> None:
     run([], folder, tiny_encoder)
     run(documents("one fish"), folder, tiny_encoder, first_stage=Recording(folder))
-    with pytest.raises(StoreMismatchError, match="Search there: --opensearch URL"):
+    with pytest.raises(StoreMismatchError, match="Say where its index is: --opensearch URL"):
         bm25_of(Store.open(folder))
 
 
