@@ -63,8 +63,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """What is wrong and its place, and nothing of what was sent."""
+    """What is wrong and its place, and nothing of what was sent.
+
+    A body that is not called JSON is not read: no web page may send one that is to a service on this machine unasked.
+    """
     found = error.errors() if isinstance(error, RequestValidationError) else []
+    if found and found[0]["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+        return refusal("the body is not said to be JSON: send it with the header 'Content-Type: application/json'", 422)
     if not found or found[0]["type"] == "json_invalid":
         return refusal("the body is no JSON", 422)
     # Of a value of several types each says what it is not: the one that got furthest knows best.

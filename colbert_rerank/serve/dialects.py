@@ -223,8 +223,7 @@ class VoyageRequest(StringsRequest):
 
     def answer(self, job: Job, answer: Answer) -> Any:
         data = [
-            {"index": r.place, "relevance_score": decimal(r.score)}
-            | ({"document": self.documents[r.place]} if self.return_documents else {})
+            {"index": r.place, "relevance_score": decimal(r.score)} | text_of(job, r, self.return_documents, "document")
             for r in self.best(answer)
         ]
         return {"object": "list", "data": data, "model": answer.model, "usage": {"total_tokens": answer.tokens}}
@@ -235,8 +234,7 @@ class InfinityRequest(StringsRequest):
 
     def answer(self, job: Job, answer: Answer) -> Any:
         results = [
-            {"relevance_score": decimal(r.score), "index": r.place}
-            | ({"document": self.documents[r.place]} if self.return_documents else {})
+            {"relevance_score": decimal(r.score), "index": r.place} | text_of(job, r, self.return_documents, "document")
             for r in self.best(answer)
         ]
         return {"object": "rerank", "results": results, **envelope(answer), "created": int(time.time())}
@@ -247,7 +245,7 @@ class VllmRequest(StringsRequest):
         results = [
             {
                 "index": r.place,
-                "document": {"text": self.documents[r.place], "multi_modal": None},
+                "document": {"text": job.documents[r.place].text, "multi_modal": None},  # it is always there
                 "relevance_score": decimal(r.score),
             }
             for r in self.best(answer)
@@ -310,10 +308,15 @@ def check_not_empty(query: str, texts: Sequence[str]) -> None:
 def tei(job: Job, results: Sequence[Result], return_text: bool) -> list[dict[str, Any]]:
     found = []
     for result in results:
-        doc = job.documents[result.place]
-        text = doc.text if doc.text is not None else doc.doc_id
-        found.append({"index": result.place, "score": decimal(result.score)} | ({"text": text} if return_text else {}))
+        one = {"index": result.place, "score": decimal(result.score)}
+        found.append(one | text_of(job, result, return_text, "text"))
     return found
+
+
+def text_of(job: Job, result: Result, wanted: bool, name: str) -> dict[str, str]:
+    """The text that came for a document, under this name, where it is wanted; an id is none."""
+    text = job.documents[result.place].text
+    return {name: text} if wanted and text is not None else {}
 
 
 def rounded(timings_ms: Mapping[str, float]) -> dict[str, float]:

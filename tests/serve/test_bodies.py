@@ -52,6 +52,15 @@ def test_the_first_item_that_is_wrong_ends_it(client: TestClient, path: str, key
     assert "last" not in seen
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_called_json(client: TestClient, kind: str | None) -> None:
+    """As curl has it by itself. A web page could send it here, and could not if it were called JSON."""
+    headers = {} if kind is None else {"content-type": kind}
+    refused = client.post("/rerank", content='{"query": "tides", "documents": ["a"]}', headers=headers)
+    assert refused.status_code == 422
+    assert "send it with the header 'Content-Type: application/json'" in refused.json()["error"]
+
+
 def test_what_is_no_object_is_said(served: ServedStore) -> None:
     with client_of(served) as client:
         for body in ([1] * 1000, 7, None, "x"):

@@ -165,9 +165,10 @@ def test_a_query_of_megabytes_is_not_tokenized(client: TestClient, path: str, mo
 
 
 def test_infinity(client: TestClient, best_first: list[tuple[int, float]]) -> None:
-    found = ask(client, f"{STORE}/infinity/rerank", query=QUERY, documents=IDS, return_documents=True, top_n=2)
+    found = ask(client, f"{STORE}/infinity/rerank", query=QUERY, documents=IDS, top_n=2)
     assert pairs(found["results"]) == best_first[:2]
-    assert [r["document"] for r in found["results"]] == [IDS[i] for i, _ in best_first[:2]], "a bare string"
+    (one,) = ask(client, "/infinity/rerank", query=QUERY, documents=["a text"], return_documents=True)["results"]
+    assert one["document"] == "a text", "a bare string"
     assert found["object"] == "rerank"
     assert found.keys() >= {"model", "usage", "id", "created"}
 
@@ -176,7 +177,18 @@ def test_infinity(client: TestClient, best_first: list[tuple[int, float]]) -> No
 def test_vllm(client: TestClient, best_first: list[tuple[int, float]], path: str) -> None:
     found = ask(client, STORE + path, query=QUERY, documents=IDS, top_n=0)
     assert pairs(found["results"]) == best_first
-    assert [r["document"]["text"] for r in found["results"]] == [IDS[i] for i, _ in best_first], "always there"
+    (one,) = ask(client, path, query=QUERY, documents=["a text"])["results"]
+    assert one["document"]["text"] == "a text"
+
+
+@pytest.mark.parametrize("path", [path for path in DIALECTS if "score" not in path])
+def test_an_id_is_no_text(client: TestClient, path: str) -> None:
+    """On a store's path nobody has sent a text, and so none comes back."""
+    docs = "texts" if "tei" in path else "documents"
+    found = ask(client, STORE + path, query=QUERY, **{docs: IDS, "return_documents": True, "return_text": True})
+    results = found if isinstance(found, list) else found.get("results") or found["data"]
+    given = [r["document"] for r in results if "document" in r] + [r["text"] for r in results if "text" in r]
+    assert given == ([{"text": None, "multi_modal": None}] * len(IDS) if "vllm" in path else [])
 
 
 @pytest.mark.parametrize(
