@@ -14,9 +14,9 @@ def service_url(url: str) -> str:
     from colbert_rerank.connection import SERVICE, split_url
 
     clean, user, password = split_url(url, SERVICE)
-    before, path, _ = clean.partition("/v1/")
+    own, path, _ = clean.partition("/v1/stores")
     if path:
-        raise UsageError(f"{clean}: this is the address of something at the service; give its own alone, like {before}")
+        raise UsageError(f"{clean}: this is a store's address; give the service's alone, {own}")
     if user or password:
         raise UsageError(f"{clean}: the service's URL is kept in the cluster for all to read: no user goes into it")
     if "$" in clean:

@@ -666,7 +666,7 @@ def test_what_is_gone_is_made_again(node: OpenSearchNode, service: RerankService
             ("--url", "host:80"),
             "must begin with http:// or https:// and name a host; write it like http://localhost:8080",
         ),
-        (("--url", "http://host/x/v1/stores/s"), "give its own alone, like http://host/x"),
+        (("--url", "http://host/v1/x/v1/stores/s"), "give the service's alone, http://host/v1/x"),
         (("--deadline-ms", 2000, "--read-timeout", 2), "a deadline has to be below that"),
         (("--add-alias", "--id-field", "x"), "name no other"),
         (("--add-alias", "--qualified-ids"), "name no other"),
