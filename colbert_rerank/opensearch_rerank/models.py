@@ -48,10 +48,11 @@ def await_state(changes: Changes, model: str, reached: Callable[[str], bool]) ->
         return
     state, end = "", time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        state = state_of(changes, model)
+        found = read(changes.client, f"{ML}/models/{part(model)}")
+        state = str((found or {}).get("model_state", ""))
         if reached(state):
             return
-        if not state:
+        if found is None:
             raise OpenSearchError(f"{server_url(changes.client)}: the model {model} is gone")
         time.sleep(0.1)
     raise OpenSearchError(f"{server_url(changes.client)}: the model {model} is still {state} after {PATIENCE:.0f} s")
