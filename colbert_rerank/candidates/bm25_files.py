@@ -73,7 +73,10 @@ def listed(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     """The files of tantivy's last commit; the segments' are written once, and what is ``known`` is not read again."""
     names = {segment["segment_id"].replace("-", "") for segment in _segments(folder)}
     paths = [path for path in folder.iterdir() if path.name.split(".")[0] in names]
-    return {META: _hash(folder / META), **{path.name: known.get(path.name) or _hash(path) for path in paths}}
+    return {
+        META: files.checksum(folder / META),
+        **{path.name: known.get(path.name) or files.checksum(path) for path in paths},
+    }
 
 
 def show(folder: Path) -> None:
@@ -100,7 +103,7 @@ def compare(folder: Path, known: Mapping[str, str]) -> None:
     disk, and what a search reads is in memory then.
     """
     for name, checksum in known.items():
-        if _hash(folder / name) != checksum:
+        if files.checksum(folder / name) != checksum:
             raise ValueError(f"{name} is not as it was written")
 
 
@@ -125,15 +128,6 @@ def read_whole(folder: Path, read: Callable[[State | None], T]) -> T:
                 f"{folder}: the BM25 index cannot be read whole: other processes write to it all the time. Try again "
                 "in a moment"
             )
-
-
-def _hash(path: Path) -> str:
-    """XXH3-64 of a file."""
-    hashed = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()
 
 
 @contextmanager

@@ -55,9 +55,9 @@ class VectorCandidates:
         """At most ``k`` documents a query, by score falling, then by id. The scores stand in for MaxSim's."""
         if k < 1:
             raise UsageError(f"k must be 1 or more, not {k}")
+        similarity = self._encoder.checkpoint.spec.similarity
         for query in queries:
             self._encoded[query] = encoded = self._encoder.encode_query(query.text)
-            similarity = self._encoder.checkpoint.spec.similarity
             numbers, scores = self._index.best(encoded.vectors, k, similarity, self._allowed)
             found = list(zip((-scores).tolist(), self._index.documents.ids(numbers), strict=True))
             if isinstance(self._documents, IndexCandidates):

@@ -9,7 +9,7 @@ import click
 
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER, refuse
-from colbert_rerank.cli.output import hint, output_options, say
+from colbert_rerank.cli.output import hint, output_options, pairs, say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,6 +118,4 @@ def info(folder: Path, as_json: bool) -> None:
             continue
         if number:
             click.echo()
-        width = max(map(len, found))
-        for name, value in found.items():
-            click.echo(f"{name.ljust(width)}  {f'{value:,}' if isinstance(value, int) else value}")
+        pairs(found)

@@ -160,6 +160,13 @@ def line_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def pairs(found: Mapping[str, object]) -> None:
+    """Print names and what they say, a line each, on stdout; counts with their thousands apart."""
+    width = max(map(len, found))
+    for name, value in found.items():
+        click.echo(f"{name.ljust(width)}  {f'{value:,}' if isinstance(value, int) else value}")
+
+
 def figures(values: Mapping[str, float]) -> list[str]:
     return [f"{value:.4f}" for value in values.values()]
 

@@ -10,7 +10,7 @@ import click
 from colbert_rerank.cli import LazyGroup
 from colbert_rerank.cli.help import Command
 from colbert_rerank.cli.options import FOLDER
-from colbert_rerank.cli.output import hint, output_options, say, warn_always
+from colbert_rerank.cli.output import hint, output_options, pairs, say, warn_always
 from colbert_rerank.errors import StoreCorruptError, UsageError
 
 # What changes a store is of the write path, which is not imported from here.
@@ -59,10 +59,12 @@ def info(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=1))
         return
-    width = max(map(len, found))
-    for name, value in found.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) or "none" if isinstance(value, dict) else value
-        click.echo(f"{name.ljust(width)}  {f'{shown:,}' if isinstance(shown, int) else shown}")
+    pairs(
+        {
+            name: ", ".join(f"{k} {v}" for k, v in value.items()) or "none" if isinstance(value, dict) else value
+            for name, value in found.items()
+        }
+    )
 
 
 @click.command(cls=Command)

@@ -8,20 +8,29 @@ interrupted goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from colbert_rerank.errors import StoreCorruptError, StoreWriteError, UsageError
+from colbert_rerank.errors import StoreCorruptError, UsageError
+from colbert_rerank.machine import cores
 from colbert_rerank.retrieval import state as states
+from colbert_rerank.retrieval.building import (
+    SEED,
+    Progress,
+    blocks,
+    building,
+    check_vectors,
+    sample,
+    sweep,
+    without_gone,
+)
 from colbert_rerank.retrieval.documents import LiveDocuments, Numbers
-from colbert_rerank.retrieval.interaction import Table, cores, sums
+from colbert_rerank.retrieval.interaction import Table, sums
 from colbert_rerank.retrieval.state import Covered, State
-from colbert_rerank.store import Store, codebook, files, layout
+from colbert_rerank.store import Store, codebook, layout
 from colbert_rerank.store import columns as hdf5
 from colbert_rerank.store.codecs import Matrix, Residual, decode, nearest_centroids
 from colbert_rerank.store.segment import mapped, seal
@@ -29,10 +38,6 @@ from colbert_rerank.store.segment import mapped, seal
 RETRIEVER = "centroids"
 CODES = "codes"  # [rows of the segment] uint16
 LEARNT = "centroids.h5"
-AT_ONCE = 1 << 16  # rows that are decoded at once
-SEED = 20261128
-
-Progress = Callable[[int], None]
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +53,7 @@ def build(store: Store, *, partitions: int | None = None, again: bool = False, p
     """
     folder = states.folder_of(store, RETRIEVER)
     rows = store.manifest.rows
-    if not rows:
-        raise UsageError(f"{store.folder}: this store holds no vectors yet: put some into it with `ingest`")
+    check_vectors(store)
     if partitions is not None and not 1 <= partitions <= min(codebook.MOST, rows):
         raise UsageError(
             f"--partitions {partitions}: expected 1 to {min(codebook.MOST, rows):,}: as many as the store has vectors, "
@@ -66,24 +70,22 @@ def build(store: Store, *, partitions: int | None = None, again: bool = False, p
         if state is None:
             state = _learnt(store, folder, partitions)
         centroids = _centroids(folder, state)
-        kept = [covered for entry in store.manifest.segments if (covered := state.covered(entry))]
+        state = without_gone(store, folder, state)
         added = 0
-        for segment in store.segments:
-            if state.covered(segment.entry):
+        for number, segment in enumerate(store.segments):
+            entry = segment.entry
+            if state.covered(entry):
                 continue
-            codes = np.concatenate([*_codes(store, segment.entry.file, centroids), np.empty(0, np.uint16)])
-            file = f"{Path(segment.entry.file).stem}.codes.h5"
+            codes = _codes(store, number, centroids)
+            file = f"{Path(entry.file).stem}.codes.h5"
             placed = seal(folder / file, {CODES: codes})
-            kept.append(Covered(segment.entry.file, segment.entry.columns, segment.entry.rows, file, placed.columns))
-            state = replace(state, segments=(*state.segments, kept[-1]))
+            covered = Covered(entry.file, entry.columns, entry.rows, file, placed.columns)
+            state = replace(state, segments=(*state.segments, covered))
             states.save(folder, state)
             added += codes.size
             if progress:
                 progress(codes.size)
-        if len(kept) < len(state.segments):  # what the others covered has been merged, or is gone
-            state = replace(state, segments=tuple(kept))
-            states.save(folder, state)
-        _sweep(folder, state)
+        sweep(folder, state)
     return added
 
 
@@ -104,19 +106,6 @@ def facts(store: Store) -> dict[str, str | int]:
         "vectors of the store that it lacks": lacking(store),
         "bytes": sum((folder / file).stat().st_size for file in files_of),
     }
-
-
-@contextmanager
-def building(folder: Path) -> Iterator[None]:
-    """Hold the index in ``folder``, which is made, alone. Raises StoreWriteError."""
-    files.make_folder(folder)
-    lock = files.Lock(folder / states.LOCK)
-    try:
-        if not lock.take():
-            raise StoreWriteError(f"{folder}: another process builds this index. Wait for its end, and try again")
-        yield
-    finally:
-        lock.release()
 
 
 def _learnt(store: Store, folder: Path, partitions: int | None) -> State:
@@ -160,30 +149,17 @@ def _trained(store: Store, partitions: int | None) -> Matrix:
     return np.ascontiguousarray(means.centroids, dtype=np.float32)
 
 
-def sample(store: Store, size: int) -> Matrix:
-    """So many of a store's vectors [size, d], drawn evenly and without repetition. Raises StoreCorruptError."""
-    plane, codec = store.plane()
-    counts = plane.row_counts
-    drawn = np.sort(np.random.default_rng(SEED).choice(int(counts.sum()), size, replace=False))
-    ends = np.cumsum(counts)
-    segments = np.searchsorted(ends, drawn, side="right")
-    taken = plane.take(segments, drawn - (ends - counts)[segments], np.ones_like(drawn))
-    return decode(codec, taken)
-
-
-def _codes(store: Store, file: str, centroids: Matrix) -> Iterator[npt.NDArray[np.uint16]]:
-    """The codes of a segment's rows in order, some at once."""
-    number = next(i for i, one in enumerate(store.segments) if one.entry.file == file)
+def _codes(store: Store, number: int, centroids: Matrix) -> npt.NDArray[np.uint16]:
+    """The codes of a segment's rows, in order."""
     own = _residual(store)
     coded = own is not None and np.array_equal(own.book.centroids, centroids)
-    plane, codec = store.plane(sketches=coded and own is not store.codec)
-    for start in range(0, store.segments[number].entry.rows, AT_ONCE):
-        size = min(AT_ONCE, store.segments[number].entry.rows - start)
-        rows = plane.take(np.array([number]), np.array([start]), np.array([size]))
+    found: list[npt.NDArray[np.uint16]] = [np.empty(0, np.uint16)]
+    for rows in blocks(store, number, sketches=coded and own is not store.codec):
         if coded:
-            yield rows[:, :2].copy().view("<u2")[:, 0].astype(np.uint16)
+            found.append(rows[:, :2].copy().view("<u2")[:, 0].astype(np.uint16))
         else:
-            yield nearest_centroids(decode(codec, rows), centroids).astype(np.uint16)
+            found.append(nearest_centroids(decode(store.codec, rows), centroids).astype(np.uint16))
+    return np.concatenate(found)
 
 
 def _centroids(folder: Path, state: State) -> Matrix:
@@ -202,14 +178,6 @@ def _read(folder: Path, file: str, columns: dict[str, str], digest: str) -> dict
         raise states.damaged(folder, f"{file} is missing") from None
     except StoreCorruptError as error:
         raise states.damaged(folder, str(error).removesuffix(layout.RESTORE).rstrip(". ")) from None
-
-
-def _sweep(folder: Path, state: State) -> None:
-    """Remove what the state does not list."""
-    listed = {states.STATE, states.LOCK, state.learnt[0], *(one.file for one in state.segments)}
-    for path in folder.iterdir():
-        if path.name not in listed:
-            files.unlink(path)
 
 
 class CentroidIndex:
@@ -235,6 +203,8 @@ class CentroidIndex:
             self._codes.append(codes)
         if lacking:
             raise states.behind(store, folder, RETRIEVER, lacking, len(self.documents))
+        self._able = self.documents.counts > 0
+        self._all = np.flatnonzero(self._able)
 
     def best(
         self, query: Matrix, k: int, similarity: str = "dot", allowed: npt.NDArray[np.bool_] | None = None
@@ -245,8 +215,7 @@ class CentroidIndex:
         ones are taken. Documents without vectors are no one's best.
         """
         table = Table.of(query, self.centroids, similarity)
-        able = self.documents.counts > 0
-        numbers = np.flatnonzero(able if allowed is None else able & allowed)
+        numbers = self._all if allowed is None else np.flatnonzero(self._able & allowed)
         bounds = np.searchsorted(numbers, self.documents.bounds).tolist()
         found = np.empty(numbers.size, dtype=np.int32)
         for codes, first, last in zip(self._codes, bounds, bounds[1:], strict=False):

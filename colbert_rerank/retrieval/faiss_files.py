@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 
 from colbert_rerank.errors import UsageError
 from colbert_rerank.retrieval import inverted_lists
 from colbert_rerank.retrieval import state as states
-from colbert_rerank.retrieval.centroids import AT_ONCE, SEED, building, sample
+from colbert_rerank.retrieval.building import (
+    SEED,
+    Progress,
+    blocks,
+    building,
+    check_vectors,
+    sample,
+    sweep,
+    without_gone,
+)
 from colbert_rerank.retrieval.documents import LiveDocuments
 from colbert_rerank.retrieval.faiss_library import library, safe_threads
 from colbert_rerank.retrieval.inverted_lists import InvertedLists
@@ -37,8 +45,6 @@ CODES = 256  # of a sub-quantizer, whose codes are bytes
 POINTS = 39  # vectors a centroid, with fewer of which FAISS warns
 LINKS = 32  # of a vector in an hnsw; twice as many where all of them are linked
 MOST_IN_MEMORY = 4_000_000  # vectors of an hnsw: 2 GB of 128 dimensions
-
-Progress = Callable[[int], None]
 
 _log = logging.getLogger(__name__)
 
@@ -86,13 +92,13 @@ def build(
                 raise UsageError(
                     f"--{option} {number}: the index has {state.settings[option]}; pass --again to learn anew"
                 )
-        state = _without_gone(store, folder, state)
+        state = without_gone(store, folder, state)
         before = _vectors(state)
         if kind == HNSW:
             state = _grown(store, folder, state, progress)
         elif kind == IVFPQ:
             state = _joined(folder, _coded(store, folder, state, progress))
-        _sweep(folder, state)
+        sweep(folder, state)
     return _vectors(state) - before
 
 
@@ -146,7 +152,7 @@ def checked(folder: Path, file: str, digest: str) -> Path:
     """The path of a file that is what was written. Raises StoreCorruptError."""
     path = folder / file
     try:
-        if _digest(path) != digest:
+        if files.checksum(path) != digest:
             raise states.damaged(folder, f"the checksum of {file} does not match")
     except FileNotFoundError:
         raise states.damaged(folder, f"{file} is missing") from None
@@ -157,8 +163,7 @@ def _check(store: Store, kind: str, settings: Settings) -> None:
     rows, dim = store.manifest.rows, store.manifest.dim
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
-    if not rows:
-        raise UsageError(f"{store.folder}: this store holds no vectors yet: put some into it with `ingest`")
+    check_vectors(store)
     if kind == HNSW and rows > MOST_IN_MEMORY:
         raise UsageError(
             f"--kind hnsw: it is held in memory, {MOST_IN_MEMORY:,} vectors at most, and the store has {rows:,}. Take "
@@ -228,16 +233,6 @@ def _trained(store: Store, partitions: int, subquantizers: int, metric: int) -> 
     return index
 
 
-def _without_gone(store: Store, folder: Path, state: State) -> State:
-    """The state without files of which no segment is the store's any more, saved: their names may be taken again."""
-    kept = {one.file for entry in store.manifest.segments if (one := state.covered(entry))}
-    segments = tuple(one for one in state.segments if one.file in kept)
-    if len(segments) < len(state.segments):
-        state = replace(state, segments=segments)
-        states.save(folder, state)
-    return state
-
-
 def _coded(store: Store, folder: Path, state: State, progress: Progress | None) -> State:
     """Of an ivfpq: a file of lists for each segment that has none yet."""
     lacking = _lacking(store, state)
@@ -245,7 +240,7 @@ def _coded(store: Store, folder: Path, state: State, progress: Progress | None) 
     for number, entry in lacking:
         base = _end(state)
         parts, end = [], base
-        for block in _blocks(store, number, progress):
+        for block in _decoded(store, number, progress):
             parts.append(_lists(index, block, end))
             end += len(block)
         file = f"{Path(entry.file).stem}.lists"
@@ -277,7 +272,7 @@ def _grown(store: Store, folder: Path, state: State, progress: Progress | None) 
         index = faiss.IndexHNSWSQ(store.manifest.dim, faiss.ScalarQuantizer.QT_fp16, LINKS, metric)
     for number, entry in lacking:
         state = _covering(state, entry, _end(state))
-        for block in _blocks(store, number, progress):
+        for block in _decoded(store, number, progress):
             index.add(block)
     return _in_one(folder, state, f"{_end(state)}.hnsw", partial(_write, index))
 
@@ -310,15 +305,12 @@ def _vectors(state: State) -> int:
     return sum(one.rows for one in state.segments)
 
 
-def _blocks(store: Store, number: int, progress: Progress | None) -> Iterator[Matrix]:
+def _decoded(store: Store, number: int, progress: Progress | None) -> Iterator[Matrix]:
     """The vectors of a segment in order, some at once. Raises StoreCorruptError."""
-    plane, codec = store.plane()
-    rows = store.segments[number].entry.rows
-    for start in range(0, rows, AT_ONCE):
-        size = min(AT_ONCE, rows - start)
-        yield decode(codec, plane.take(np.array([number]), np.array([start]), np.array([size])))
+    for rows in blocks(store, number):
+        yield decode(store.codec, rows)
         if progress:
-            progress(size)
+            progress(len(rows))
 
 
 def _lists(index: Any, vectors: Matrix, first: int) -> InvertedLists:
@@ -343,23 +335,7 @@ def _written(path: Path, fill: Callable[[Path], None]) -> str:
 
     def filled(temporary: Path) -> None:
         fill(temporary)
-        digests.append(_digest(temporary))
+        digests.append(files.checksum(temporary))
 
     files.write_whole(path, filled)
     return digests[0]
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sweep(folder: Path, state: State) -> None:
-    """Remove what the state does not list."""
-    listed = {states.STATE, states.LOCK, state.learnt[0], *(one.file for one in state.segments)}
-    for path in folder.iterdir():
-        if path.name not in listed:
-            files.unlink(path)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from colbert_rerank.errors import IndexBehindError, UsageError
 from colbert_rerank.retrieval import inverted_lists, token_lists
 from colbert_rerank.retrieval import state as states
-from colbert_rerank.retrieval.centroids import AT_ONCE
+from colbert_rerank.retrieval.building import AT_ONCE
 from colbert_rerank.retrieval.documents import LiveDocuments, Numbers
 from colbert_rerank.retrieval.faiss_files import FLAT, HNSW, IVFPQ, RETRIEVER, checked, learnt, metric_of
 from colbert_rerank.retrieval.faiss_library import library, safe_threads
@@ -50,8 +50,9 @@ class FaissIndex:
                 if state.kind == FLAT
                 else _FiledVectors(store, self.documents, state)
             )
-        able = np.flatnonzero(self.documents.counts)
-        self._in_order: Numbers = able[np.argsort(self._vectors.starts[able])]
+        self._able = self.documents.counts > 0
+        self._all = np.flatnonzero(self._able)
+        self._in_order: Numbers = self._all[np.argsort(self._vectors.starts[self._all])]
         self._starts = self._vectors.starts[self._in_order]
 
     def best(
@@ -75,8 +76,7 @@ class FaissIndex:
 
         Of the similarity "l2", minus the squared distance is taken, as in MaxSim.
         """
-        able = self.documents.counts > 0
-        numbers = np.flatnonzero(able if allowed is None else able & allowed)
+        numbers = self._all if allowed is None else np.flatnonzero(self._able & allowed)
         if not numbers.size:
             return np.empty((len(query), 0), np.int64), np.empty((len(query), 0), np.float32)
         query = np.ascontiguousarray(query, dtype=np.float32)

@@ -8,7 +8,6 @@ first.
 from __future__ import annotations
 
 import ctypes
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -107,8 +106,3 @@ def reference(table: Table, codes: npt.NDArray[np.uint16], starts: Numbers, coun
         if count:
             found[i] = table.values[codes[start : start + count]].max(axis=0).sum(dtype=np.int32)
     return found
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import xxhash
+
 from colbert_rerank.errors import StoreWriteError
 
 TEMPORARY = ".tmp"
@@ -39,6 +41,15 @@ def write_text(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def checksum(path: Path) -> str:
+    """XXH3-64 of a file."""
+    hashed = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hashed.update(chunk)
+    return hashed.hexdigest()
 
 
 def make_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreWrit
 from colbert_rerank.maxsim import reference
 from colbert_rerank.retrieval import centroids as indices
 from colbert_rerank.retrieval import state as states
+from colbert_rerank.retrieval.building import building
 from colbert_rerank.retrieval.centroids import RETRIEVER, CentroidIndex, build
 from colbert_rerank.store import Store, layout, rewriting, writing
 from colbert_rerank.store.columns import Array, Placement
@@ -190,7 +191,7 @@ def test_bad_input(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match="the index has 5; pass --again"):
         build(Store.open(folder), partitions=6)
     with (
-        indices.building(states.folder_of(Store.open(folder), RETRIEVER)),
+        building(states.folder_of(Store.open(folder), RETRIEVER)),
         pytest.raises(StoreWriteError, match="another process"),
     ):
         build(Store.open(folder))

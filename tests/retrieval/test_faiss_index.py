@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from colbert_rerank.errors import IndexBehindError, StoreCorruptError, StoreWriteError, UsageError
 from colbert_rerank.maxsim import reference
-from colbert_rerank.retrieval import centroids, faiss_files, faiss_index
+from colbert_rerank.retrieval import faiss_files, faiss_index
 from colbert_rerank.retrieval import state as states
+from colbert_rerank.retrieval.building import building
 from colbert_rerank.retrieval.faiss_files import FLAT, HNSW, IVFPQ, KINDS, RETRIEVER, Settings, build, facts
 from colbert_rerank.retrieval.faiss_index import FaissIndex
 from colbert_rerank.retrieval.faiss_library import library
@@ -380,7 +381,7 @@ def test_bad_input(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match="--kind flat: the index of --retriever faiss is of kind ivfpq"):
         build(store, FLAT)
     with (
-        centroids.building(states.folder_of(store, RETRIEVER)),
+        building(states.folder_of(store, RETRIEVER)),
         pytest.raises(StoreWriteError, match="another process"),
     ):
         build(store)

@@ -18,6 +18,7 @@ from colbert_rerank.serve.service import Limits
 from colbert_rerank.serve.stores import ServedStore
 from colbert_rerank.store import Store
 from tests.collection import documents, ingested
+from tests.serve.stepping import Stepped
 
 REAL = 40
 LIMITS = Limits(body=1 << 20, documents=100, texts=10, refresh=0.1)
@@ -55,3 +56,18 @@ def client_of(
 def client(served: ServedStore) -> Iterator[TestClient]:
     with client_of(served) as client:
         yield client
+
+
+@pytest.fixture
+def stepped(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> Stepped:
+    """A part of it is one text, so that they can be told apart."""
+    monkeypatch.setattr("colbert_rerank.serve.runs.passes", lambda _, some: [[n] for n in range(len(some))])
+    return Stepped(reranker)
+
+
+@pytest.fixture
+def own(served: ServedStore, tiny_encoder: Encoder, stepped: Stepped) -> ServedStore:
+    """A store of its own, which `stepped` re-ranks."""
+    store = ServedStore("real", served.reranker.store, tiny_encoder, {})
+    store.current = store.current._replace(reranker=stepped)  # type: ignore[arg-type]
+    return store

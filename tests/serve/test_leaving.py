@@ -6,12 +6,10 @@ import asyncio
 import json
 from typing import Any
 
-import pytest
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Scope
 
 from colbert_rerank.encoder import Encoder
-from colbert_rerank.rerank import Reranker
 from colbert_rerank.serve.app import create_app
 from colbert_rerank.serve.auth import Tokens
 from colbert_rerank.serve.engine import Engine
@@ -19,7 +17,7 @@ from colbert_rerank.serve.metrics import Metrics
 from colbert_rerank.serve.stores import ServedStore
 from tests.collection import documents, texts
 from tests.serve.conftest import LIMITS
-from tests.serve.test_runs import Stepped
+from tests.serve.stepping import Stepped
 
 PATH = "/v1/stores/real/rerank"
 IDS = [d.doc_id for d in documents(5)]
@@ -57,20 +55,6 @@ class Caller:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.codes.append(message["status"])
-
-
-@pytest.fixture
-def stepped(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> Stepped:
-    """A part of it is one text, so that they can be told apart."""
-    monkeypatch.setattr("colbert_rerank.serve.runs.passes", lambda _, some: [[n] for n in range(len(some))])
-    return Stepped(reranker)
-
-
-@pytest.fixture
-def own(served: ServedStore, tiny_encoder: Encoder, stepped: Stepped) -> ServedStore:
-    store = ServedStore("real", served.reranker.store, tiny_encoder, {})
-    store.current = store.current._replace(reranker=stepped)  # type: ignore[arg-type]
-    return store
 
 
 def test_nothing_is_computed_for_who_has_left(own: ServedStore, stepped: Stepped, tiny_encoder: Encoder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,55 +18,11 @@ from colbert_rerank.serve.runs import ENDING
 from colbert_rerank.serve.stores import ServedStore
 from tests.collection import documents, queries, texts
 from tests.serve.conftest import REAL, client_of
+from tests.serve.stepping import WAIT, Stepped
 
 IDS = [d.doc_id for d in documents(REAL)]
 QUERY = queries(1)[0].text
 PATH = "/v1/stores/real/rerank"
-WAIT = 30
-
-
-class Stepped:
-    """A re-ranker that waits before it encodes a part of the texts, until it is let; ``done`` is what it scored."""
-
-    def __init__(self, reranker: Reranker) -> None:
-        self._reranker = reranker
-        self._steps = threading.Semaphore(0)
-        self._waits = threading.Semaphore(0)
-        self._parts = 0
-        self.done: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reranker, name)
-
-    def score(self, Q: Any, ids: list[str]) -> Any:
-        self.done.append(len(ids))
-        return self._reranker.score(Q, ids)
-
-    def score_texts(self, Q: Any, some: list[str]) -> Any:
-        self._waits.release()
-        assert self._steps.acquire(timeout=WAIT)
-        self.done.append(-len(some))
-        return self._reranker.score_texts(Q, some)
-
-    def waits(self) -> None:
-        assert self._waits.acquire(timeout=WAIT)
-
-    def let(self, parts: int) -> None:
-        self._steps.release(parts)
-
-
-@pytest.fixture
-def stepped(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> Stepped:
-    """A part of it is one text, so that they can be told apart."""
-    monkeypatch.setattr("colbert_rerank.serve.runs.passes", lambda _, some: [[n] for n in range(len(some))])
-    return Stepped(reranker)
-
-
-@pytest.fixture
-def own(served: ServedStore, tiny_encoder: Encoder, stepped: Stepped) -> ServedStore:
-    store = ServedStore("real", served.reranker.store, tiny_encoder, {})
-    store.current = store.current._replace(reranker=stepped)  # type: ignore[arg-type]
-    return store
 
 
 @pytest.fixture
